@@ -1,0 +1,58 @@
+import type pg from 'pg';
+
+/** The verifier of one secret, keyed under a numbered pepper. */
+export type Credential = Readonly<{
+  subject: string;
+  kind: 'api_key';
+  /** By which it is found: for an API key its prefix. */
+  lookup: string;
+  verifier: Buffer;
+  pepper: number;
+}>;
+
+/** Written before the event that makes its subject, so that no subject lacks its credential. */
+export async function saveCredential(pool: pg.Pool, credential: Credential): Promise<void> {
+  await pool.query(
+    `insert into credentials (subject, kind, lookup, verifier, pepper)
+     values ($1, $2, $3, $4, $5)`,
+    [
+      credential.subject,
+      credential.kind,
+      credential.lookup,
+      credential.verifier,
+      credential.pepper,
+    ],
+  );
+}
+
+export async function eraseCredentials(
+  db: pg.Pool | pg.ClientBase,
+  subject: string,
+): Promise<void> {
+  await db.query('delete from credentials where subject = $1', [subject]);
+}
+
+export async function readCredential(pool: pg.Pool, subject: string): Promise<Credential | null> {
+  const { rows } = await pool.query<Credential>(
+    'select subject, kind, lookup, verifier, pepper from credentials where subject = $1',
+    [subject],
+  );
+  return rows[0] ?? null;
+}
+
+export async function listCredentials(pool: pg.Pool): Promise<readonly Credential[]> {
+  const { rows } = await pool.query<Credential>(
+    "select subject, kind, lookup, verifier, pepper from credentials where kind = 'api_key'",
+  );
+  return rows;
+}
+
+/** Removes verifiers whose key was never created: their command ended between the two writes. */
+export async function sweepOrphanCredentials(pool: pg.Pool): Promise<void> {
+  await pool.query(
+    `delete from credentials c
+     where c.kind = 'api_key' and c.created_at < now() - interval '1 hour'
+       and not exists (select from eventlog.events e
+                       where e.stream = 'api_key-' || split_part(c.subject, ':', 2))`,
+  );
+}

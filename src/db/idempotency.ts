@@ -1,0 +1,100 @@
+import type pg from 'pg';
+
+/** One caller's use of one `Idempotency-Key` on one path. */
+export type IdempotencyId = Readonly<{
+  principal: string;
+  method: string;
+  path: string;
+  key: string;
+}>;
+
+export type Reserved =
+  /** Ours to run; `commandId` is an earlier run's when that was cut short. */
+  | Readonly<{ kind: 'run'; commandId: string }>
+  | Readonly<{ kind: 'in_progress' }>
+  | Readonly<{ kind: 'mismatch' }>
+  /** `body` is null once the names in it were erased. */
+  | Readonly<{ kind: 'replay'; status: number; body: string | null }>;
+
+export const IDEMPOTENCY_HOURS = 24;
+
+/**
+ * Reserves the key for this process, or tells what became of it. A row left unfinished by a process
+ * that is gone is taken over with its command id, so that the command finds its own events.
+ */
+export async function reserveIdempotencyKey(
+  pool: pg.Pool,
+  id: IdempotencyId,
+  run: Readonly<{ fingerprint: Buffer; commandId: string; runner: string; now: Date }>,
+): Promise<Reserved> {
+  await purgeIdempotencyKeys(pool, run.now);
+  const { rows } = await pool.query<Row>(RESERVE, [
+    id.principal,
+    id.method,
+    id.path,
+    id.key,
+    run.fingerprint,
+    run.commandId,
+    run.runner,
+    run.now,
+  ]);
+  const row = rows[0];
+  if (row === undefined) return { kind: 'in_progress' };
+  if (!row.fingerprint.equals(run.fingerprint)) return { kind: 'mismatch' };
+  if (row.status !== null) return { kind: 'replay', status: row.status, body: row.body };
+  return { kind: 'run', commandId: row.command_id };
+}
+
+/** Keeps the first answer, whose names belong to `subject` (null: to nobody). */
+export async function completeIdempotencyKey(
+  pool: pg.Pool,
+  id: IdempotencyId,
+  answer: Readonly<{ status: number; body: string; subject: string | null }>,
+): Promise<void> {
+  await pool.query(
+    `update idempotency_keys set status = $5, body = $6, subject = $7
+     where principal = $1 and method = $2 and path = $3 and key = $4`,
+    [id.principal, id.method, id.path, id.key, answer.status, answer.body, answer.subject],
+  );
+}
+
+/** Forgets a reservation whose answer is not to be kept, so that the caller may try again. */
+export async function releaseIdempotencyKey(pool: pg.Pool, id: IdempotencyId): Promise<void> {
+  await pool.query(
+    `delete from idempotency_keys
+     where principal = $1 and method = $2 and path = $3 and key = $4 and status is null`,
+    [id.principal, id.method, id.path, id.key],
+  );
+}
+
+export async function eraseIdempotentAnswers(
+  db: pg.Pool | pg.ClientBase,
+  subject: string,
+): Promise<void> {
+  await db.query('update idempotency_keys set body = null where subject = $1', [subject]);
+}
+
+export async function purgeIdempotencyKeys(pool: pg.Pool, now: Date): Promise<void> {
+  await pool.query(
+    `delete from idempotency_keys where created_at < $1::timestamptz - $2 * interval '1 hour'`,
+    [now, IDEMPOTENCY_HOURS],
+  );
+}
+
+type Row = {
+  fingerprint: Buffer;
+  command_id: string;
+  status: number | null;
+  body: string | null;
+};
+
+// One statement decides between racing requests: the row is inserted, or it is reported because it is finished,
+// or taken over because its runner is gone. No row comes back while this process is still running the command.
+const RESERVE = `
+  insert into idempotency_keys as k
+    (principal, method, path, key, fingerprint, command_id, runner, created_at)
+  values ($1, $2, $3, $4, $5, $6, $7, $8)
+  on conflict (principal, method, path, key) do update set runner = excluded.runner
+  where k.status is not null
+     or (k.runner <> excluded.runner and k.fingerprint = excluded.fingerprint)
+  returning fingerprint, command_id, status, body`;

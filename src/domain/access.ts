@@ -1,0 +1,87 @@
+import { DomainError } from './errors.ts';
+
+export const SCOPES = ['read-only', 'quarantine-only', 'domain-admin', 'full-admin'] as const;
+
+/** What an API key may do: the four names of the product. */
+export type Scope = (typeof SCOPES)[number];
+
+/**
+ * What a route asks for. `keys_read` and `audit` are reads that not every scope has;
+ * `quarantine_act` is release, discard, reject and retrain.
+ */
+export type Operation = 'read' | 'keys_read' | 'quarantine_read' | 'quarantine_act' | 'write';
+
+/** Whether a route's objects belong to a mail domain, so that a narrowed key may use it at all. */
+export type Reach = 'mail_domain' | 'installation';
+
+/** Who is calling. `mailDomain` narrows whoever has it to that one mail domain. */
+export type Principal = Readonly<{
+  type: 'api_key';
+  id: number;
+  scope: Scope;
+  mailDomain: number | null;
+  owner: Readonly<{ type: string; id: string }>;
+  rateLimitPerMinute: number;
+  expiresAt: string | null;
+}>;
+
+/** Default deny: an operation that is not listed here for a scope is refused. */
+const ALLOWED: Readonly<Record<Scope, readonly Operation[]>> = {
+  'read-only': ['read', 'keys_read', 'quarantine_read'],
+  'quarantine-only': ['keys_read', 'quarantine_read', 'quarantine_act'],
+  'domain-admin': ['read', 'keys_read', 'quarantine_read', 'quarantine_act', 'write'],
+  'full-admin': ['read', 'keys_read', 'quarantine_read', 'quarantine_act', 'write'],
+};
+
+/** The scopes that may use an operation, as `X-Accepted-Scopes` names them. */
+export function acceptedScopes(operation: Operation): Scope[] {
+  return SCOPES.filter((scope) => ALLOWED[scope].includes(operation));
+}
+
+/** True when this scope may do this at all; which mail domain it may do it to is asked separately. */
+export function permits(principal: Principal, operation: Operation, reach: Reach): boolean {
+  if (!ALLOWED[principal.scope].includes(operation)) return false;
+  return reach === 'mail_domain' || !isNarrowed(principal);
+}
+
+/** A domain-admin is always narrowed; any other scope is when its key names a mail domain. */
+export function isNarrowed(principal: Principal): boolean {
+  return principal.mailDomain !== null || principal.scope === 'domain-admin';
+}
+
+/** True when objects of this mail domain (null: of none) exist for the caller. */
+export function sees(principal: Principal, mailDomain: number | null): boolean {
+  return !isNarrowed(principal) || (mailDomain !== null && mailDomain === principal.mailDomain);
+}
+
+/** The part of a key that says how far it reaches. */
+export type Authority = Readonly<{
+  scope: Scope;
+  mailDomain: number | null;
+  rateLimitPerMinute: number;
+  expiresAt: string | null;
+}>;
+
+const RANK: Readonly<Record<Scope, number>> = {
+  'read-only': 0,
+  'quarantine-only': 0,
+  'domain-admin': 1,
+  'full-admin': 2,
+};
+
+/**
+ * Refuses a key that would reach further than its maker: in scope, mail domain, life time and, for
+ * a narrowed maker, rate. Throws `beyond_own_authority`.
+ */
+export function requireWithinAuthority(maker: Principal, wanted: Authority): void {
+  const refuse = (what: string): never => {
+    throw new DomainError('beyond_own_authority', `A key cannot give more than it has: ${what}.`);
+  };
+  if (RANK[wanted.scope] > RANK[maker.scope]) refuse('scope');
+  if (isNarrowed(maker) && wanted.mailDomain !== maker.mailDomain) refuse('mail_domain');
+  if (isNarrowed(maker) && wanted.rateLimitPerMinute > maker.rateLimitPerMinute) {
+    refuse('rate_limit_per_minute');
+  }
+  if (maker.expiresAt === null) return;
+  if (wanted.expiresAt === null || wanted.expiresAt > maker.expiresAt) refuse('expires_at');
+}

@@ -1,0 +1,134 @@
+import type {
+  Actor,
+  Json,
+  Outcome,
+  PersonalMember,
+  ResourceRef,
+  SubjectNames,
+} from '../domain/decider.ts';
+
+/**
+ * Place in the whole log, from 1. Totally ordered; its exact text form is `position.toString()`.
+ * Only the PostgreSQL adapter promises that positions are dense.
+ */
+export type Position = bigint;
+
+/** Where the request came from; address and user agent are personal, the node is not. */
+export type Source = Readonly<{ node: string; ip: string | null; userAgent: string | null }>;
+
+/** What an event records beside its fact: who asked, through which request, from where. */
+export type EventMeta = Readonly<{
+  actor: Actor;
+  source: Source;
+  requestId: string | null;
+  correlationId: string;
+  causationId: string | null;
+  outcome: Outcome;
+  /** RFC 3339 in UTC with six fractional digits. */
+  occurredAt: string;
+}>;
+
+export type EventToAppend = Readonly<{
+  eventId: string;
+  type: string;
+  schemaVersion: number;
+  resource: ResourceRef;
+  mailDomains: readonly string[];
+  data: Readonly<Record<string, Json>>;
+  personal: readonly PersonalMember[];
+  names: SubjectNames | null;
+  meta: EventMeta;
+}>;
+
+/** `any` checks nothing, `none` wants a new stream, `exists` an old one, a number that revision. */
+export type ExpectedRevision = bigint | 'any' | 'none' | 'exists';
+
+/** One command appends to one stream, all of its events or none. */
+export type AppendCommand = Readonly<{
+  stream: string;
+  expected: ExpectedRevision;
+  events: readonly EventToAppend[];
+}>;
+
+/**
+ * How one command ended. `position` and `revision` are those of the command's last event;
+ * `duplicate` means that its first event id is already in the log: it is a retry, and has these.
+ */
+export type AppendOutcome =
+  | Readonly<{
+      kind: 'appended' | 'duplicate';
+      position: Position;
+      revision: bigint;
+      recordedAt: string;
+    }>
+  | Readonly<{ kind: 'conflict'; revision: bigint }>;
+
+/** A stored event: the committed line byte for byte, and what is still disclosed of it. */
+export type StoredEvent = Readonly<{
+  position: Position;
+  line: string;
+  /** SD-JWT disclosures as JSON strings joined by commas; empty when there are none left. */
+  disclosures: string;
+}>;
+
+/**
+ * Narrows a read; every member that is given must match, and of a list one value. `mailDomain` and
+ * `visibleTo` are ids, `actors` and `resources` are `type:id`.
+ */
+export type LogFilter = Readonly<{
+  types?: readonly string[];
+  typePrefixes?: readonly string[];
+  actors?: readonly string[];
+  actorTypes?: readonly string[];
+  resources?: readonly string[];
+  resourceTypes?: readonly string[];
+  mailDomain?: string;
+  /** A second one, for readers that are narrowed and also filter. */
+  visibleTo?: string;
+  outcomes?: readonly string[];
+}>;
+
+/** Events in order, and the position up to which nothing that matches was left out. */
+export type LogPage = Readonly<{ events: readonly StoredEvent[]; scannedTo: Position }>;
+
+/** A run of whole events as bytes, for exports: no connection is held while one is written out. */
+export type LogSegment = Readonly<{ events: readonly RawEvent[]; scannedTo: Position }>;
+export type RawEvent = Readonly<{ position: Position; line: Buffer; disclosures: Buffer | string }>;
+
+export type Head = Readonly<{ position: Position; recordedAt: string | null }>;
+
+/** Identity of a log. The epoch grows when a restore may have taken positions back. */
+export type LogIdentity = Readonly<{ logId: string; epoch: number; minimumPosition: Position }>;
+
+/** The event log. Every promise here is checked by `test/eventlog/contract.ts` for every adapter. */
+export type EventLog = Readonly<{
+  identity: LogIdentity;
+  /** Resolves per command; durable when resolved. Rejects with `unavailable` when the queue is full. */
+  append: (command: AppendCommand) => Promise<AppendOutcome>;
+  /** Events of one stream from a revision on, in order, at most `limit`. */
+  readStream: (stream: string, from?: bigint, limit?: number) => Promise<readonly StoredEvent[]>;
+  /** Matching events after a position up to another, at most `limit`; bounded work per call. */
+  readAll: (range: ReadRange) => Promise<LogPage>;
+  /** The next run of events after a position, unfiltered and cheap per event. */
+  readSegment: (after: Position, until: Position) => Promise<LogSegment>;
+  /** Yields the head whenever it may have moved, until the signal; never misses the last move. */
+  follow: (after: Position, signal: AbortSignal) => AsyncIterable<Position>;
+  head: () => Promise<Head>;
+  /** The last position that was recorded before a time, 0 if none. */
+  positionBefore: (time: string) => Promise<Position>;
+  /** Current names of subjects (`type:id`); erased and unknown ones are absent. */
+  readNames: (subjects: readonly string[]) => Promise<ReadonlyMap<string, SubjectNames>>;
+  /** Removes a subject's names and its personal values of class identity; lines stay. Idempotent. */
+  eraseSubject: (subject: string) => Promise<void>;
+  close: () => Promise<void>;
+}>;
+
+export type ReadRange = Readonly<{
+  after: Position;
+  until: Position;
+  filter: LogFilter;
+  limit: number;
+}>;
+
+/** `type:id`, as filters and names are keyed. */
+export const subjectOf = (ref: ResourceRef): string => `${ref.type}:${ref.id}`;

@@ -1,0 +1,137 @@
+import { createHash } from 'node:crypto';
+import { uuidv7 } from 'uuidv7';
+import type { Decider, DomainEvent, ResourceRef } from '../domain/decider.ts';
+import { DomainError } from '../domain/errors.ts';
+import { EVENT_TYPES } from '../domain/events.ts';
+import type { EventLog, EventMeta, EventToAppend, Position } from './eventlog.ts';
+import { type RecordedEvent, readLine } from './upcast.ts';
+
+export type CommandCall<Command> = Readonly<{
+  stream: string;
+  resource: ResourceRef;
+  /** Ids of the mail domains that the events belong to. */
+  mailDomains: readonly string[];
+  command: Command;
+  meta: EventMeta;
+  /** Event ids derive from it, so a command that is run again finds its own events. */
+  commandId: string;
+  /** Tells apart the appends of a composite command. */
+  step?: string;
+  /** The revision that the caller last saw (`If-Match`); another one is refused as `stale`. */
+  ifRevision?: bigint | null;
+}>;
+
+export type Handled<State> = Readonly<{
+  state: State;
+  /** Revision of the stream after the command. */
+  revision: bigint;
+  /** Position of the last event, or null when nothing had to be recorded. */
+  position: Position | null;
+  recordedAt: string | null;
+  /** Set when the command had already been carried out: the events as they were recorded. */
+  earlier: readonly RecordedEvent[] | null;
+}>;
+
+const TRIES_MAX = 5;
+
+/**
+ * Reads the stream, folds it, decides, and appends at the revision that was read; a lost race is
+ * decided again, a bounded number of times. A refusal of the decider changes nothing.
+ */
+export async function handleCommand<State, Command, Event extends DomainEvent>(
+  log: EventLog,
+  decider: Decider<State, Command, Event>,
+  call: CommandCall<Command>,
+): Promise<Handled<State>> {
+  for (let tries = 1; tries <= TRIES_MAX; tries += 1) {
+    const { state, revision } = await readState(log, decider, call.stream);
+    const wanted = call.ifRevision ?? null;
+    if (wanted !== null && wanted !== revision) {
+      throw new DomainError('stale', 'The resource has changed since you read it.');
+    }
+    const facts = decider.decide(call.command, state);
+    if (facts.length === 0) {
+      return { state, revision, position: null, recordedAt: null, earlier: null };
+    }
+    const outcome = await log.append({
+      stream: call.stream,
+      expected: revision === -1n ? 'none' : revision,
+      events: facts.map((fact, ordinal) => toAppend(fact, call, ordinal)),
+    });
+    if (outcome.kind === 'conflict') continue;
+    const { position, recordedAt } = outcome;
+    if (outcome.kind === 'duplicate') {
+      const earlier = await readEarlier(log, position, facts.length);
+      return { state, revision: outcome.revision, position, recordedAt, earlier };
+    }
+    const after = facts.reduce((s, fact) => decider.evolve(s, fact), state);
+    return { state: after, revision: outcome.revision, position, recordedAt, earlier: null };
+  }
+  throw new DomainError('unavailable', 'Too many others are changing this; try again.', {
+    retry_after_seconds: 1,
+  });
+}
+
+/** An aggregate as its stream tells it; revision -1 for a stream that does not exist. */
+export async function readState<State, Command, Event extends DomainEvent>(
+  log: EventLog,
+  decider: Decider<State, Command, Event>,
+  stream: string,
+): Promise<{ state: State; revision: bigint; events: readonly RecordedEvent[] }> {
+  const stored = await log.readStream(stream);
+  const events = stored.map(({ line }) => readLine(line));
+  const state = events.reduce(
+    // The stream holds what this decider wrote, in the shapes that upcasting promises.
+    (folded, event) => decider.evolve(folded, event as unknown as Event),
+    decider.initialState,
+  );
+  return { state, revision: BigInt(events.length) - 1n, events };
+}
+
+/** A fresh command id: time-ordered, so that event ids stay at the right edge of their index. */
+export const newCommandId = (): string => uuidv7();
+
+/**
+ * The id of one event of a command: a UUID of version 8 (RFC 9562 section 5.8), its time from the
+ * command id, the rest a digest of command, step and ordinal.
+ */
+export function eventIdOf(commandId: string, step: string, ordinal: number): string {
+  const digest = createHash('sha256').update(`${commandId}/${step}/${ordinal}`).digest('hex');
+  const time = commandId.slice(0, 13);
+  const variant = ((Number.parseInt(digest.slice(3, 4), 16) & 0x3) | 0x8).toString(16);
+  return `${time}-8${digest.slice(0, 3)}-${variant}${digest.slice(4, 7)}-${digest.slice(7, 19)}`;
+}
+
+/** An event ready for the log, from a fact and the call that led to it. */
+export function toAppend(
+  fact: DomainEvent,
+  call: Omit<CommandCall<unknown>, 'command' | 'stream'>,
+  ordinal = 0,
+): EventToAppend {
+  const known = EVENT_TYPES[fact.type as keyof typeof EVENT_TYPES];
+  return {
+    eventId: eventIdOf(call.commandId, call.step ?? '', ordinal),
+    type: fact.type,
+    schemaVersion: known.schemaVersion,
+    resource: call.resource,
+    mailDomains: call.mailDomains,
+    data: fact.data,
+    personal: fact.personal ?? [],
+    names: fact.names ?? null,
+    meta: call.meta,
+  };
+}
+
+async function readEarlier(
+  log: EventLog,
+  last: Position,
+  count: number,
+): Promise<readonly RecordedEvent[]> {
+  const page = await log.readAll({
+    after: last - BigInt(count),
+    until: last,
+    filter: {},
+    limit: count,
+  });
+  return page.events.map(({ line }) => readLine(line));
+}

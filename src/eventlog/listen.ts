@@ -1,0 +1,47 @@
+import type pg from 'pg';
+import type { HeadSignal } from './follow.ts';
+
+const RECONNECT_MS = 1_000;
+
+/**
+ * Listens for appends of other processes and tells the signal. Only a hint: while the connection is
+ * away notifications are lost, and followers find the head by looking.
+ */
+export function listen(
+  connect: () => pg.Client,
+  signal: HeadSignal,
+): { close: () => Promise<void> } {
+  let client: pg.Client | null = null;
+  let timer: NodeJS.Timeout | null = null;
+  let isClosed = false;
+
+  async function open(): Promise<void> {
+    timer = null;
+    const fresh = connect();
+    fresh.once('end', () => {
+      client = null;
+      if (!isClosed && timer === null) timer = setTimeout(() => void open(), RECONNECT_MS);
+    });
+    fresh.on('notification', ({ payload }) => {
+      if (payload !== undefined && /^\d{1,19}$/.test(payload)) signal.moved(BigInt(payload));
+    });
+    try {
+      await fresh.connect();
+      await fresh.query('listen mailguard_log');
+      client = fresh;
+      if (isClosed) await fresh.end();
+    } catch {
+      await fresh.end().catch(() => undefined);
+      if (!isClosed && timer === null) timer = setTimeout(() => void open(), RECONNECT_MS);
+    }
+  }
+
+  void open();
+  return {
+    async close() {
+      isClosed = true;
+      if (timer !== null) clearTimeout(timer);
+      await client?.end();
+    },
+  };
+}

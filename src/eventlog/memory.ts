@@ -1,0 +1,165 @@
+import { randomBytes, randomUUID } from 'node:crypto';
+import type { SubjectNames } from '../domain/decider.ts';
+import { DomainError } from '../domain/errors.ts';
+import type { AppendCommand, AppendOutcome, EventLog, LogFilter, StoredEvent } from './eventlog.ts';
+import { followHead, headSignal } from './follow.ts';
+import { type PreparedEvent, placeLine, prepareEvent } from './line.ts';
+import type { Random } from './personal.ts';
+import { type RecordedEvent, readLine } from './upcast.ts';
+
+type Kept = Readonly<{ event: PreparedEvent; line: string; recorded: RecordedEvent }> & {
+  identity: string | null;
+};
+
+export type MemoryLogOptions = Readonly<{ now?: () => Date; random?: Random }>;
+
+/** The log in an array, for tests: the same promises as every adapter but durability. */
+export function memoryEventLog({
+  now = () => new Date(),
+  random = randomBytes,
+}: MemoryLogOptions = {}): EventLog {
+  const events: Kept[] = [];
+  const byId = new Map<string, Kept>();
+  const names = new Map<string, { values: SubjectNames; disclosures: Map<string, string> }>();
+  const signal = headSignal(0n);
+  let lastMicros = 0n;
+  let isClosed = false;
+
+  const inStream = (stream: string) => events.filter(({ recorded }) => recorded.stream === stream);
+
+  function append(command: AppendCommand): AppendOutcome {
+    const prepared = command.events.map((event) => prepareEvent(command.stream, event, random));
+    const duplicate = byId.get(prepared[0]?.eventId ?? '');
+    if (duplicate !== undefined) return asDuplicate(duplicate, prepared.length);
+    if (prepared.some(({ eventId }) => byId.has(eventId))) throw new Error('event id is taken');
+    const revision = BigInt(inStream(command.stream).length) - 1n;
+    if (!isExpected(command.expected, revision)) return { kind: 'conflict', revision };
+    const micros = BigInt(now().getTime()) * 1_000n;
+    lastMicros = micros > lastMicros ? micros : lastMicros + 1n;
+    const recordedAt = toTimestamp(lastMicros);
+    for (const [index, event] of prepared.entries()) {
+      const place = {
+        position: BigInt(events.length + 1),
+        revision: revision + BigInt(index + 1),
+        recordedAt,
+      };
+      const line = placeLine(event, place);
+      const kept = { event, line, recorded: readLine(line), identity: event.identity };
+      events.push(kept);
+      byId.set(event.eventId, kept);
+      if (event.names !== null) rememberNames(event.eventId, event.names);
+    }
+    const position = BigInt(events.length);
+    signal.moved(position);
+    return { kind: 'appended', position, revision: revision + BigInt(prepared.length), recordedAt };
+  }
+
+  function rememberNames(id: string, set: NonNullable<PreparedEvent['names']>): void {
+    const known = names.get(set.subject);
+    const disclosures = known?.disclosures ?? new Map<string, string>();
+    disclosures.set(id, set.disclosures);
+    names.set(set.subject, { values: { ...known?.values, ...set.values }, disclosures });
+  }
+
+  function stored({ event, line, identity, recorded }: Kept): StoredEvent {
+    const named = names.get(event.resource)?.disclosures.get(event.eventId) ?? null;
+    const lists = [identity, event.network, event.content, named].filter((list) => list !== null);
+    return { position: BigInt(recorded.position), line, disclosures: lists.join(',') };
+  }
+
+  return {
+    identity: { logId: randomUUID(), epoch: 1, minimumPosition: 1n },
+    append: (command) =>
+      isClosed
+        ? Promise.reject(new DomainError('unavailable', 'The log is closing.'))
+        : Promise.resolve().then(() => append(command)),
+    readStream: async (stream, from = 0n, limit = Number.POSITIVE_INFINITY) =>
+      inStream(stream)
+        .filter(({ recorded }) => BigInt(recorded.revision) >= from)
+        .slice(0, limit)
+        .map(stored),
+    async readAll({ after, until, filter, limit }) {
+      const matching = events
+        .slice(Number(after), Number(until))
+        .filter(({ recorded }) => matches(filter, recorded))
+        .slice(0, limit);
+      const last = matching.at(-1);
+      const isFull = matching.length === limit && last !== undefined;
+      return {
+        events: matching.map(stored),
+        scannedTo: isFull ? BigInt(last.recorded.position) : until,
+      };
+    },
+    readSegment: async (after, until) => ({
+      events: events.slice(Number(after), Number(until)).map((kept) => {
+        const { position, line, disclosures } = stored(kept);
+        return { position, line: Buffer.from(line), disclosures };
+      }),
+      scannedTo: until,
+    }),
+    follow: (after, abort) =>
+      followHead({ signal, look: async () => BigInt(events.length) }, after, abort),
+    head: async () => ({
+      position: BigInt(events.length),
+      recordedAt: events.at(-1)?.recorded.recorded_at ?? null,
+    }),
+    positionBefore: async (time) => {
+      const first = events.findIndex(({ recorded }) => recorded.recorded_at >= time);
+      return BigInt(first === -1 ? events.length : first);
+    },
+    readNames: async (subjects) =>
+      new Map(
+        subjects.flatMap((s) => (names.has(s) ? [[s, names.get(s)?.values ?? { name: '' }]] : [])),
+      ),
+    async eraseSubject(subject) {
+      names.delete(subject);
+      for (const kept of events) if (kept.event.resource === subject) kept.identity = null;
+    },
+    async close() {
+      isClosed = true;
+    },
+  };
+}
+
+function asDuplicate({ recorded }: Kept, count: number): AppendOutcome {
+  const further = BigInt(count - 1);
+  return {
+    kind: 'duplicate',
+    position: BigInt(recorded.position) + further,
+    revision: BigInt(recorded.revision) + further,
+    recordedAt: recorded.recorded_at,
+  };
+}
+
+function isExpected(expected: AppendCommand['expected'], revision: bigint): boolean {
+  if (expected === 'any') return true;
+  if (expected === 'none') return revision === -1n;
+  if (expected === 'exists') return revision >= 0n;
+  return expected === revision;
+}
+
+function matches(filter: LogFilter, event: RecordedEvent): boolean {
+  const among = (list: readonly string[] | undefined, value: string) =>
+    list === undefined || list.includes(value);
+  const typeMatches =
+    filter.typePrefixes === undefined
+      ? among(filter.types, event.type)
+      : filter.typePrefixes.some((prefix) => event.type.startsWith(prefix)) ||
+        (filter.types ?? []).includes(event.type);
+  const inDomain = (id: string | undefined) => id === undefined || event.mail_domains.includes(id);
+  return (
+    typeMatches &&
+    among(filter.actors, `${event.actor.type}:${event.actor.id}`) &&
+    among(filter.actorTypes, event.actor.type) &&
+    among(filter.resources, `${event.resource.type}:${event.resource.id}`) &&
+    among(filter.resourceTypes, event.resource.type) &&
+    among(filter.outcomes, event.outcome) &&
+    inDomain(filter.mailDomain) &&
+    inDomain(filter.visibleTo)
+  );
+}
+
+function toTimestamp(micros: bigint): string {
+  const millis = new Date(Number(micros / 1_000n)).toISOString();
+  return `${millis.slice(0, -1)}${(micros % 1_000n).toString().padStart(3, '0')}Z`;
+}

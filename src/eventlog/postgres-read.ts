@@ -1,0 +1,186 @@
+import type pg from 'pg';
+import { NAMING_TYPES } from '../domain/events.ts';
+import type { LogFilter, LogPage, Position, ReadRange, StoredEvent } from './eventlog.ts';
+
+/** Positions that one call looks through when no index leads it to the matches. */
+const SCAN_POSITIONS = 20_000;
+/** Index entries that one call takes when the matches among them must still be picked. */
+const CANDIDATES_MAX = 10_000;
+/** With more values than this a list is no longer worth an index scan each. */
+const DRIVER_VALUES_MAX = 50;
+
+const namingTypes = NAMING_TYPES.map((type) => `'${type}'`).join(', ');
+
+/** What of an event a reader may still see: its own personal row, and its subject's names. */
+const DISCLOSURES = `
+  concat_ws(',', p.identity, p.network, p.content,
+    case when e.type in (${namingTypes}) then
+      (select s.disclosures->>e.event_id::text from eventlog.subject_names s
+       where s.subject = e.resource) end)`;
+
+export const EVENT_COLUMNS = `e.position, e.line, ${DISCLOSURES} as disclosures`;
+
+export function toStoredEvent(row: readonly string[]): StoredEvent {
+  const [position = '0', line = '', disclosures = ''] = row;
+  return { position: BigInt(position), line, disclosures };
+}
+
+/**
+ * One bounded step of a filtered read. A filter with an index costs the page; any other is looked for
+ * in the next stretch of the log, and `scannedTo` says how far, also when nothing matched there.
+ */
+export async function readFiltered(pool: pg.Pool, range: ReadRange): Promise<LogPage> {
+  const { after, until, limit } = range;
+  if (after >= until) return { events: [], scannedTo: until };
+  const filter = await expandTypes(pool, range.filter);
+  const driver = pickDriver(filter);
+  if (driver === null) {
+    const end = isEmpty(filter) ? until : min(until, after + BigInt(SCAN_POSITIONS));
+    const events = await readMatching(pool, filter, limit, {
+      clause: 'e.position > $1 and e.position <= $2',
+      values: [after, end],
+    });
+    return { events, scannedTo: events.length < limit ? end : lastOf(events, end) };
+  }
+  const rest = driver.rest;
+  const take = isEmpty(rest) ? limit : CANDIDATES_MAX;
+  const candidates = await readCandidates(pool, driver, { after, until, take });
+  if (candidates.length === 0) return { events: [], scannedTo: until };
+  const events = await readMatching(pool, rest, limit, {
+    clause: 'e.position = any($1::bigint[])',
+    values: [candidates],
+  });
+  const end = candidates.length < take ? until : BigInt(candidates.at(-1) ?? until);
+  return { events, scannedTo: events.length < limit ? end : lastOf(events, end) };
+}
+
+type Driver = Readonly<{
+  table: 'events' | 'event_mail_domains';
+  column: 'resource' | 'actor' | 'type' | 'mail_domain';
+  values: readonly string[];
+  rest: LogFilter;
+}>;
+
+/** The index to go by: the one that is likely to leave the fewest candidates. */
+function pickDriver(filter: LogFilter): Driver | null {
+  const { resources, actors, mailDomain, visibleTo, types, ...others } = filter;
+  const given = { resources, actors, mailDomain, visibleTo, types, ...others };
+  const without = (member: keyof LogFilter): LogFilter =>
+    Object.fromEntries(
+      Object.entries(given).filter(([name, value]) => name !== member && value !== undefined),
+    );
+  const events = (
+    column: Driver['column'],
+    member: keyof LogFilter,
+    values: readonly string[],
+  ) => ({
+    table: 'events' as const,
+    column,
+    values: [...new Set(values)],
+    rest: without(member),
+  });
+  if (usable(resources)) return events('resource', 'resources', resources);
+  if (usable(actors)) return events('actor', 'actors', actors);
+  const domain = mailDomain ?? visibleTo;
+  if (domain !== undefined) {
+    const rest = without(mailDomain === undefined ? 'visibleTo' : 'mailDomain');
+    return { table: 'event_mail_domains', column: 'mail_domain', values: [domain], rest };
+  }
+  if (usable(types)) return events('type', 'types', types);
+  return null;
+}
+
+const usable = (list: readonly string[] | undefined): list is readonly string[] =>
+  list !== undefined && list.length <= DRIVER_VALUES_MAX;
+
+/** Positions of the driver's values in order: each value is its own index scan, then merged. */
+async function readCandidates(
+  pool: pg.Pool,
+  { table, column, values }: Driver,
+  { after, until, take }: { after: Position; until: Position; take: number },
+): Promise<string[]> {
+  if (values.length === 0) return [];
+  const cast = column === 'mail_domain' ? 'bigint' : 'text';
+  const scans = values.map(
+    (_, index) =>
+      `(select position from eventlog.${table}
+        where ${column} = $${index + 4}::${cast} and position > $1 and position <= $2
+        order by ${column}, position limit $3)`,
+  );
+  const { rows } = await pool.query<string[]>({
+    name: `candidates_${column}_${values.length}`,
+    text: `select position from (${scans.join(' union all ')}) s order by position limit $3`,
+    values: [after, until, take, ...values],
+    rowMode: 'array',
+  });
+  return rows.map(([position = '0']) => position);
+}
+
+async function readMatching(
+  pool: pg.Pool,
+  filter: LogFilter,
+  limit: number,
+  where: Readonly<{ clause: string; values: readonly unknown[] }>,
+): Promise<StoredEvent[]> {
+  const values: unknown[] = [...where.values, limit];
+  const limitAt = values.length;
+  const bind = (value: unknown) => `$${values.push(value)}`;
+  const clauses = [where.clause, ...residualClauses(filter, bind)];
+  const { rows } = await pool.query<string[]>({
+    text: `
+      select ${EVENT_COLUMNS}
+      from eventlog.events e
+      left join eventlog.event_personal p on p.position = e.position
+      where ${clauses.join(' and ')}
+      order by e.position
+      limit $${limitAt}`,
+    values,
+    rowMode: 'array',
+  });
+  return rows.map(toStoredEvent);
+}
+
+function residualClauses(filter: LogFilter, bind: (value: unknown) => string): string[] {
+  const any = (expression: string, list: readonly string[] | undefined) =>
+    list === undefined ? [] : [`${expression} = any(${bind(list)}::text[])`];
+  const inDomain = (id: string | undefined) =>
+    id === undefined
+      ? []
+      : [
+          `exists (select from eventlog.event_mail_domains d
+             where d.mail_domain = ${bind(id)}::bigint and d.position = e.position)`,
+        ];
+  return [
+    ...any('e.resource', filter.resources),
+    ...any('e.actor', filter.actors),
+    ...any('e.type', filter.types),
+    ...any("split_part(e.actor, ':', 1)", filter.actorTypes),
+    ...any("split_part(e.resource, ':', 1)", filter.resourceTypes),
+    ...any("(e.line::json->>'outcome')", filter.outcomes),
+    ...inDomain(filter.mailDomain),
+    ...inDomain(filter.visibleTo),
+  ];
+}
+
+/** Turns type prefixes into the types that the log holds, by hopping along the index. */
+async function expandTypes(pool: pg.Pool, filter: LogFilter): Promise<LogFilter> {
+  if (filter.typePrefixes === undefined) return filter;
+  const { rows } = await pool.query<{ type: string }>(`
+    with recursive hop as (
+      (select type from eventlog.events order by type limit 1)
+      union all
+      select (select e.type from eventlog.events e where e.type > hop.type order by e.type limit 1)
+      from hop where hop.type is not null
+    )
+    select type from hop where type is not null`);
+  const matching = rows
+    .map(({ type }) => type)
+    .filter((type) => filter.typePrefixes?.some((prefix) => type.startsWith(prefix)));
+  const { typePrefixes: _, ...rest } = filter;
+  return { ...rest, types: [...(filter.types ?? []), ...matching] };
+}
+
+const isEmpty = (filter: LogFilter): boolean => Object.values(filter).every((v) => v === undefined);
+const min = (a: Position, b: Position): Position => (a < b ? a : b);
+const lastOf = (events: readonly StoredEvent[], fallback: Position): Position =>
+  events.at(-1)?.position ?? fallback;

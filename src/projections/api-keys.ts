@@ -1,0 +1,205 @@
+import type pg from 'pg';
+import type { Scope } from '../domain/access.ts';
+import type { ApiKeyEvent } from '../domain/api-key.ts';
+import type { ProjectedEvent, Projection } from './projector.ts';
+
+/** A key as the read model has it: without names, use and secrets, which live elsewhere. */
+export type ApiKeyRow = Readonly<{
+  id: number;
+  revision: bigint;
+  status: 'active' | 'rotated' | 'expired' | 'revoked' | 'deleted';
+  scope: Scope;
+  mailDomain: number | null;
+  rateLimitPerMinute: number;
+  expiresAt: string | null;
+  owner: Readonly<{ type: string; id: string }>;
+  predecessor: number | null;
+  successor: number | null;
+  graceUntil: string | null;
+  bucket: number;
+  createdAt: string;
+  endedAt: string | null;
+  endedBy: 'revoked' | 'rotated' | 'deleted' | 'expired' | null;
+}>;
+
+export const apiKeysProjection: Projection = {
+  name: 'api_keys',
+  version: 1,
+  types: [
+    'api_key.created',
+    'api_key.updated',
+    'api_key.rotated',
+    'api_key.revoked',
+    'api_key.expired',
+    'api_key.deleted',
+  ],
+  async apply(db, events) {
+    for (const projected of events) await applyOne(db, projected);
+  },
+  async clear(db) {
+    await db.query('delete from api_keys');
+  },
+};
+
+async function applyOne(db: pg.ClientBase, { event }: ProjectedEvent): Promise<void> {
+  const fact = event as unknown as ApiKeyEvent;
+  const id = event.resource.id;
+  switch (fact.type) {
+    case 'api_key.created':
+      await db.query(INSERT, [
+        id,
+        event.revision,
+        fact.data.scope,
+        fact.data.mail_domain,
+        fact.data.rate_limit_per_minute,
+        fact.data.expires_at,
+        fact.data.owner.type,
+        fact.data.owner.id,
+        fact.data.predecessor,
+        fact.data.bucket,
+        event.recorded_at,
+      ]);
+      return;
+    case 'api_key.updated':
+      await db.query(
+        `update api_keys set revision = $2, rate_limit_per_minute = $3, expires_at = $4
+         where id = $1`,
+        [id, event.revision, fact.data.rate_limit_per_minute, fact.data.expires_at],
+      );
+      return;
+    case 'api_key.rotated':
+      await db.query(
+        `update api_keys set revision = $2, status = 'rotated', successor = $3, grace_until = $4,
+           ended_at = $4, ended_by = 'rotated'
+         where id = $1`,
+        [id, event.revision, fact.data.successor, fact.data.grace_until],
+      );
+      return;
+    case 'api_key.revoked':
+      await end(db, event.resource.id, event.revision, 'revoked', event.recorded_at);
+      return;
+    case 'api_key.expired':
+      await end(db, event.resource.id, event.revision, 'expired', fact.data.expired_at);
+      return;
+    case 'api_key.deleted':
+      await end(db, event.resource.id, event.revision, 'deleted', event.recorded_at);
+      return;
+  }
+}
+
+const INSERT = `
+  insert into api_keys (id, revision, status, scope, mail_domain, rate_limit_per_minute, expires_at,
+    owner_type, owner_id, predecessor, bucket, created_at)
+  values ($1, $2, 'active', $3, $4, $5, $6, $7, $8, $9, $10, $11)
+  on conflict (id) do nothing`;
+
+// A key ends once: a later revocation or deletion changes its status, not when and why it ended. Only a grace
+// period can still be cut short.
+async function end(
+  db: pg.ClientBase,
+  id: string,
+  revision: string,
+  by: 'revoked' | 'expired' | 'deleted',
+  at: string,
+): Promise<void> {
+  await db.query(
+    `update api_keys set revision = $2, status = $3,
+       ended_by = case when ended_at is null or ended_at > $4::timestamptz then $3 else ended_by end,
+       ended_at = least(ended_at, $4::timestamptz)
+     where id = $1`,
+    [id, revision, by, at],
+  );
+}
+
+type Row = {
+  id: string;
+  revision: string;
+  status: ApiKeyRow['status'];
+  scope: Scope;
+  mail_domain: string | null;
+  rate_limit_per_minute: number;
+  expires_at: string | null;
+  owner_type: string;
+  owner_id: string;
+  predecessor: string | null;
+  successor: string | null;
+  grace_until: string | null;
+  bucket: string;
+  created_at: string;
+  ended_at: string | null;
+  ended_by: ApiKeyRow['endedBy'];
+};
+
+const iso = (column: string) =>
+  `to_char(${column} at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') as ${column}`;
+
+const COLUMNS = `
+  id, revision, status, scope, mail_domain, rate_limit_per_minute, ${iso('expires_at')},
+  owner_type, owner_id, predecessor, successor, ${iso('grace_until')}, bucket,
+  ${iso('created_at')}, ${iso('ended_at')}, ended_by`;
+
+/** Whose keys: of one owner, of one mail domain, or, with neither, all that are not deleted. */
+export type KeySelection = Readonly<{
+  owner?: Readonly<{ type: string; id: string }>;
+  selfId?: number;
+  mailDomain?: number;
+}>;
+
+/** A page of keys, newest first, with ids below `before`. */
+export async function listApiKeys(
+  pool: pg.Pool,
+  selection: KeySelection,
+  page: Readonly<{ before: number | null; limit: number }>,
+): Promise<readonly ApiKeyRow[]> {
+  const { rows } = await pool.query<Row>(
+    `select ${COLUMNS} from api_keys
+     where status <> 'deleted'
+       and ($1::text is null or (owner_type = $1 and owner_id = $2) or id = $3)
+       and ($4::bigint is null or mail_domain = $4)
+       and ($5::bigint is null or id < $5)
+     order by id desc limit $6`,
+    [
+      selection.owner?.type ?? null,
+      selection.owner?.id ?? null,
+      selection.selfId ?? null,
+      selection.mailDomain ?? null,
+      page.before,
+      page.limit,
+    ],
+  );
+  return rows.map(toApiKeyRow);
+}
+
+/** One key, also a deleted one. */
+export async function findApiKey(pool: pg.Pool, id: number): Promise<ApiKeyRow | null> {
+  const { rows } = await pool.query<Row>(`select ${COLUMNS} from api_keys where id = $1`, [id]);
+  return rows[0] === undefined ? null : toApiKeyRow(rows[0]);
+}
+
+/** Every key there is or was, for filling the memory at the start. */
+export async function readAllApiKeys(pool: pg.Pool): Promise<readonly ApiKeyRow[]> {
+  const { rows } = await pool.query<Row>(`select ${COLUMNS} from api_keys order by id`);
+  return rows.map(toApiKeyRow);
+}
+
+function toApiKeyRow(row: Row): ApiKeyRow {
+  return {
+    id: Number(row.id),
+    revision: BigInt(row.revision),
+    status: row.status,
+    scope: row.scope,
+    mailDomain: idOrNull(row.mail_domain),
+    rateLimitPerMinute: row.rate_limit_per_minute,
+    expiresAt: row.expires_at,
+    owner: { type: row.owner_type, id: row.owner_id },
+    predecessor: idOrNull(row.predecessor),
+    successor: idOrNull(row.successor),
+    graceUntil: row.grace_until,
+    bucket: Number(row.bucket),
+    createdAt: row.created_at,
+    endedAt: row.ended_at,
+    endedBy: row.ended_by,
+  };
+}
+
+const idOrNull = (text: string | null): number | null => (text === null ? null : Number(text));

@@ -1,0 +1,14 @@
+import type { EventLog } from '../eventlog/eventlog.ts';
+import { apiKeysProjection } from './api-keys.ts';
+import { erasuresProjection } from './erasures.ts';
+import { mailDomainsProjection } from './mail-domains.ts';
+import type { Projection } from './projector.ts';
+import { rateLimitsProjection } from './rate-limits.ts';
+
+/** The projections that run. */
+export const projectionsOf = (log: EventLog): readonly Projection[] => [
+  apiKeysProjection,
+  mailDomainsProjection,
+  rateLimitsProjection,
+  erasuresProjection(log),
+];

@@ -1,0 +1,113 @@
+import type pg from 'pg';
+import type { MailDomainEvent, MailDomainSettings } from '../domain/mail-domain.ts';
+import { openDisclosure, splitDisclosures } from '../eventlog/personal.ts';
+import type { ProjectedEvent, Projection } from './projector.ts';
+
+/** A mail domain as it stands; its name is its subject's, looked up in the same query. */
+export type MailDomainRow = Readonly<{
+  id: number;
+  name: string;
+  stream: string;
+  revision: bigint;
+  settings: MailDomainSettings;
+  backendServers: readonly string[];
+  createdAt: string;
+  updatedAt: string;
+}>;
+
+export const mailDomainsProjection: Projection = {
+  name: 'mail_domains',
+  version: 1,
+  types: ['mail_domain.created', 'mail_domain.updated', 'mail_domain.deleted'],
+  async apply(db, events) {
+    for (const projected of events) await applyOne(db, projected);
+  },
+  async clear(db) {
+    await db.query('delete from mail_domains');
+  },
+};
+
+async function applyOne(db: pg.ClientBase, { event, stored }: ProjectedEvent): Promise<void> {
+  const fact = event as unknown as MailDomainEvent;
+  if (fact.type === 'mail_domain.deleted') {
+    await db.query('delete from mail_domains where id = $1', [fact.data.id]);
+    return;
+  }
+  const servers = splitDisclosures(stored.disclosures)
+    .map(openDisclosure)
+    .find(({ name }) => name === 'backend_servers');
+  await db.query(UPSERT, [
+    fact.data.id,
+    event.stream,
+    event.revision,
+    JSON.stringify(fact.data.settings),
+    servers === undefined ? null : JSON.stringify(servers.value),
+    event.recorded_at,
+  ]);
+}
+
+const UPSERT = `
+  insert into mail_domains as d
+    (id, stream, revision, settings, backend_servers, created_at, updated_at)
+  values ($1, $2, $3, $4, coalesce($5::jsonb, '[]'), $6, $6)
+  on conflict (id) do update
+    set revision = excluded.revision, settings = excluded.settings,
+        backend_servers = coalesce($5::jsonb, d.backend_servers), updated_at = excluded.updated_at
+    where d.revision < excluded.revision`;
+
+type Row = {
+  id: string;
+  name: string | null;
+  stream: string;
+  revision: string;
+  settings: MailDomainSettings;
+  backend_servers: string[];
+  created_at: string;
+  updated_at: string;
+};
+
+const SELECT = `
+  select d.id, n.name, d.stream, d.revision, d.settings, d.backend_servers,
+    to_char(d.created_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') as created_at,
+    to_char(d.updated_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') as updated_at
+  from mail_domains d
+  left join eventlog.subject_names n on n.subject = 'mail_domain:' || d.id`;
+
+/** A page of mail domains, newest first, with ids below `before`; `only` narrows to one. */
+export async function listMailDomains(
+  pool: pg.Pool,
+  page: Readonly<{ only: number | null; before: number | null; limit: number }>,
+): Promise<readonly MailDomainRow[]> {
+  const { rows } = await pool.query<Row>(
+    `${SELECT}
+     where ($1::bigint is null or d.id = $1) and ($2::bigint is null or d.id < $2)
+     order by d.id desc limit $3`,
+    [page.only, page.before, page.limit],
+  );
+  return rows.map(toRow);
+}
+
+export async function findMailDomain(pool: pg.Pool, id: number): Promise<MailDomainRow | null> {
+  const { rows } = await pool.query<Row>(`${SELECT} where d.id = $1`, [id]);
+  return rows[0] === undefined ? null : toRow(rows[0]);
+}
+
+/** The living mail domain of a name, by the stream that the name gives. */
+export async function findMailDomainByStream(
+  pool: pg.Pool,
+  stream: string,
+): Promise<MailDomainRow | null> {
+  const { rows } = await pool.query<Row>(`${SELECT} where d.stream = $1`, [stream]);
+  return rows[0] === undefined ? null : toRow(rows[0]);
+}
+
+const toRow = (row: Row): MailDomainRow => ({
+  id: Number(row.id),
+  name: row.name ?? '',
+  stream: row.stream,
+  revision: BigInt(row.revision),
+  settings: row.settings,
+  backendServers: row.backend_servers,
+  createdAt: row.created_at,
+  updatedAt: row.updated_at,
+});
