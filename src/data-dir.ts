@@ -86,17 +86,17 @@ export function databaseAccount(dataDir: string, files: Files = nodeFiles): Acco
  * that this account may pass through it and still list nothing.
  */
 export async function makeDataDir(dataDir: string, account: Account | null): Promise<void> {
-  const first = await mkdir(dataDir, { recursive: true, mode: account === null ? 0o700 : 0o711 });
-  if (account === null) return;
-
-  const blocked = findClosedDirectory(first ?? dataDir, account);
+  const blocked = account === null ? null : findClosedDirectory(dataDir, account);
   if (blocked !== null) {
     throw new Error(`The database's account cannot reach ${dataDir}: ${blocked} is closed to it`);
   }
+  const first = await mkdir(dataDir, { recursive: true, mode: account === null ? 0o700 : 0o711 });
+  if (account === null) return;
+
   // A strict umask has closed what mkdir made; the depth of the path bounds the loop.
   for (let at = dataDir; at.length >= (first ?? dataDir).length; at = dirname(at)) {
-    const { mode } = await stat(at);
-    await chmod(at, (mode & 0o7777) | 0o011);
+    const found = await stat(at);
+    if (!isAllowed(found, account, X_OTHERS)) await chmod(at, (found.mode & 0o7777) | 0o011);
   }
 }
 

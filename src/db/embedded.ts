@@ -33,7 +33,7 @@ export type EmbeddedPostgres = Readonly<{
 }>;
 
 /** The part of a pino logger that is used here. */
-export type Logger = Readonly<
+type Logger = Readonly<
   Record<'info' | 'warn' | 'error', (fields: object, message: string) => void>
 >;
 

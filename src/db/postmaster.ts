@@ -6,12 +6,12 @@ import { basename, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import type { Account } from '../data-dir.ts';
-import { childSurroundings } from './embedded-binaries.ts';
+import { childSurroundings, codeOf } from './embedded-binaries.ts';
 
 /** Where a server listens: `host` is the directory of its Unix socket, or 127.0.0.1. */
 export type Address = Readonly<{ host: string; port: number }>;
 
-/** A server process: started by us (`child`), or found alive and taken over (`child` is null). */
+/** A server process; `child` is null for one that was found alive and taken over. */
 export type Postmaster = Readonly<{
   pid: number;
   address: Address;
@@ -144,7 +144,7 @@ export async function hasEnded({ pid, child }: Postmaster, pgdata: string): Prom
   return !(await isPostmaster(pid, pgdata));
 }
 
-/** Calls `onEnd` once when the server ends; the returned function stops watching. */
+/** Calls `onEnd` once when the server ends, until the returned function is called. */
 export function watch(postmaster: Postmaster, pgdata: string, onEnd: () => void): () => void {
   const { child } = postmaster;
   let isWatching = true;
@@ -244,13 +244,11 @@ function isAnswering(path: string): Promise<boolean> {
   });
 }
 
-async function readLock(lockFile: string): Promise<string | null> {
-  try {
-    return await readFile(lockFile, 'utf8');
-  } catch (error) {
-    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return null;
-    throw error;
-  }
+function readLock(lockFile: string): Promise<string | null> {
+  return readFile(lockFile, 'utf8').catch((error: unknown) => {
+    if (codeOf(error) !== 'ENOENT') throw error;
+    return null;
+  });
 }
 
 /** Whether this process is a living postmaster that was started with `-D <pgdata>`. */
@@ -269,15 +267,16 @@ async function isPostmaster(pid: number, pgdata: string): Promise<boolean> {
 async function readCommand(pid: number): Promise<{ program: string; directory: string }> {
   if (process.platform === 'linux') {
     const text = await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '');
-    const [program = '', flag, directory = ''] = text.split('\0');
-    return flag === '-D' ? { program, directory } : { program: '', directory: '' };
+    const [program = '', ...parameters] = text.split('\0');
+    const at = parameters.indexOf('-D') + 1;
+    return { program, directory: at === 0 ? '' : (parameters[at] ?? '') };
   }
-  const found = await run('ps', ['-o', 'command=', '-p', String(pid)]).catch(() => null);
+  const found = await promisify(execFile)('ps', ['-o', 'command=', '-p', String(pid)]).catch(
+    () => null,
+  );
   const parts = /^(.+?) -D (.+?)( -c .*)?$/.exec(found?.stdout.trim() ?? '');
   return { program: parts?.[1] ?? '', directory: parts?.[2] ?? '' };
 }
-
-const run = promisify(execFile);
 
 const real = (path: string) => realpath(path).catch(() => path);
 
@@ -286,7 +285,7 @@ function sendSignal(pid: number, signal: NodeJS.Signals | 0): boolean {
   try {
     return process.kill(pid, signal);
   } catch (error) {
-    return error instanceof Error && 'code' in error && error.code === 'EPERM';
+    return codeOf(error) === 'EPERM';
   }
 }
 

@@ -85,3 +85,9 @@ export function requireWithinAuthority(maker: Principal, wanted: Authority): voi
   if (maker.expiresAt === null) return;
   if (wanted.expiresAt === null || wanted.expiresAt > maker.expiresAt) refuse('expires_at');
 }
+
+/** Refuses ending a key of a higher scope than one's own. Throws `beyond_own_authority`. */
+export function requireMayEnd(principal: Principal, scope: Scope): void {
+  if (RANK[scope] <= RANK[principal.scope]) return;
+  throw new DomainError('beyond_own_authority', 'This key has a higher scope than yours.');
+}

@@ -72,11 +72,12 @@ export function appender(connect: () => pg.Client): Appender {
 
 /**
  * True when the database could not be reached or went away, so that the same call may succeed later:
- * SQLSTATE classes 08 (connection), 57P (shutdown, crash, starting up) and 53 (out of resources), or
+ * SQLSTATE classes 08 (connection), 57P (shutdown, crash, starting up), 57014 (time limit) and 53 (out of
+ * resources), or
  * no SQLSTATE at all.
  */
 export function isConnectionError(error: unknown): boolean {
-  if (error instanceof pg.DatabaseError) return /^(08|57P|53)/.test(error.code ?? '');
+  if (error instanceof pg.DatabaseError) return /^(08|57P|57014|53)/.test(error.code ?? '');
   if (!(error instanceof Error)) return false;
   const code = (error as NodeJS.ErrnoException).code ?? '';
   return (

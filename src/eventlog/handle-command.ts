@@ -92,6 +92,16 @@ export async function readState<State, Command, Event extends DomainEvent>(
 export const newCommandId = (): string => uuidv7();
 
 /**
+ * The command id of something that may be recorded again after a crash: the same time and text give the
+ * same id, so the second time is found to be a duplicate.
+ */
+export function commandIdOf(timeMs: number, text: string): string {
+  const time = Math.floor(timeMs).toString(16).padStart(12, '0');
+  const digest = createHash('sha256').update(text).digest('hex');
+  return `${time.slice(0, 8)}-${time.slice(8)}-7${digest.slice(0, 3)}-8${digest.slice(3, 6)}-${digest.slice(6, 18)}`;
+}
+
+/**
  * The id of one event of a command: a UUID of version 8 (RFC 9562 section 5.8), its time from the
  * command id, the rest a digest of command, step and ordinal.
  */

@@ -18,6 +18,7 @@ export type ApiKeyRow = Readonly<{
   graceUntil: string | null;
   bucket: number;
   createdAt: string;
+  revokedAt: string | null;
   endedAt: string | null;
   endedBy: 'revoked' | 'rotated' | 'deleted' | 'expired' | null;
 }>;
@@ -105,7 +106,8 @@ async function end(
   await db.query(
     `update api_keys set revision = $2, status = $3,
        ended_by = case when ended_at is null or ended_at > $4::timestamptz then $3 else ended_by end,
-       ended_at = least(ended_at, $4::timestamptz)
+       ended_at = least(ended_at, $4::timestamptz),
+       revoked_at = case when $3 = 'revoked' then $4::timestamptz else revoked_at end
      where id = $1`,
     [id, revision, by, at],
   );
@@ -126,6 +128,7 @@ type Row = {
   grace_until: string | null;
   bucket: string;
   created_at: string;
+  revoked_at: string | null;
   ended_at: string | null;
   ended_by: ApiKeyRow['endedBy'];
 };
@@ -136,7 +139,7 @@ const iso = (column: string) =>
 const COLUMNS = `
   id, revision, status, scope, mail_domain, rate_limit_per_minute, ${iso('expires_at')},
   owner_type, owner_id, predecessor, successor, ${iso('grace_until')}, bucket,
-  ${iso('created_at')}, ${iso('ended_at')}, ended_by`;
+  ${iso('created_at')}, ${iso('revoked_at')}, ${iso('ended_at')}, ended_by`;
 
 /** Whose keys: of one owner, of one mail domain, or, with neither, all that are not deleted. */
 export type KeySelection = Readonly<{
@@ -197,6 +200,7 @@ function toApiKeyRow(row: Row): ApiKeyRow {
     graceUntil: row.grace_until,
     bucket: Number(row.bucket),
     createdAt: row.created_at,
+    revokedAt: row.revoked_at,
     endedAt: row.ended_at,
     endedBy: row.ended_by,
   };

@@ -1,3 +1,4 @@
+import type pg from 'pg';
 import { eraseCredentials } from '../db/credentials.ts';
 import { eraseIdempotentAnswers } from '../db/idempotency.ts';
 import { ERASING_TYPES } from '../domain/events.ts';
@@ -26,4 +27,26 @@ export function erasuresProjection(log: EventLog): Projection {
       // What is erased stays erased; a rebuild applies every erasure once more.
     },
   };
+}
+
+/**
+ * Applies again what the log says is erased and a restored backup has brought back. Looks only for
+ * subjects of which something is left, so an ordinary start pays one query.
+ */
+export async function reapplyErasures(pool: pg.Pool, log: EventLog): Promise<number> {
+  const { rows } = await pool.query<{ subject: string }>(
+    `select e.resource as subject from eventlog.events e
+     where e.type = any($1)
+       and (exists (select from eventlog.subject_names s where s.subject = e.resource)
+         or exists (select from credentials c where c.subject = e.resource)
+         or exists (select from idempotency_keys k
+                    where k.subject = e.resource and k.body is not null))`,
+    [ERASING_TYPES],
+  );
+  for (const { subject } of rows) {
+    await log.eraseSubject(subject);
+    await eraseCredentials(pool, subject);
+    await eraseIdempotentAnswers(pool, subject);
+  }
+  return rows.length;
 }

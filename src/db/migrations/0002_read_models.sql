@@ -24,6 +24,7 @@ create table api_keys (
   grace_until timestamptz,
   bucket bigint not null,
   created_at timestamptz not null,
+  revoked_at timestamptz,
   ended_at timestamptz,
   ended_by text
 );

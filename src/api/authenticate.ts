@@ -1,0 +1,45 @@
+import type { IncomingMessage } from 'node:http';
+import type { Socket } from 'node:net';
+import type { LiveKey, LiveKeys, Refusal } from '../projections/live-keys.ts';
+import { API_KEY_PATTERN } from '../secrets.ts';
+
+export type Authenticated =
+  | Readonly<{ key: LiveKey; refusal: null }>
+  | Readonly<{ key: LiveKey | null; refusal: Refusal | 'missing' }>;
+
+type Verified = Readonly<{ text: string; key: LiveKey }>;
+const VERIFIED = Symbol('the key that this connection verified last');
+
+/**
+ * Tells whose request this is from `X-API-Key`. A connection remembers the key that it verified last:
+ * the HMAC is spared while that very entry is still the one in memory, and the entry is replaced by
+ * any change of the key, so a revocation is seen by the next request.
+ */
+export function authenticate(
+  request: IncomingMessage,
+  liveKeys: LiveKeys,
+  nowMs: number,
+): Authenticated {
+  const text = request.headers['x-api-key'];
+  if (text === undefined) return { key: null, refusal: 'missing' };
+  // Node joins repeated headers with a comma, which the pattern refuses.
+  if (typeof text !== 'string' || !API_KEY_PATTERN.test(text)) {
+    return { key: null, refusal: 'malformed' };
+  }
+  const socket = request.socket as Socket & { [VERIFIED]?: Verified };
+  const verified = socket[VERIFIED];
+  if (verified !== undefined && verified.text === text) {
+    if (liveKeys.stillValid(verified.key, nowMs) === null) {
+      return { key: verified.key, refusal: null };
+    }
+    delete socket[VERIFIED];
+  }
+  const verdict = liveKeys.verify(text, nowMs);
+  if (verdict.refusal === null) socket[VERIFIED] = { text, key: verdict.key };
+  return verdict;
+}
+
+const KEY_IN_TEXT = /nmg_[0-9a-f]{16,}/i;
+
+/** A key in a URL ends up in logs and histories, so it is refused and its owner should know. */
+export const hasKeyInUrl = (url: string): boolean => url.includes('nmg_') && KEY_IN_TEXT.test(url);

@@ -1,0 +1,64 @@
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import express from 'express';
+import { DomainError } from '../domain/errors.ts';
+import type { AnyRoute } from './route.ts';
+
+const BODY_BYTES_MAX = 262_144;
+const MERGE_PATCH = 'application/merge-patch+json';
+
+const parseJson = express.json({
+  limit: BODY_BYTES_MAX,
+  strict: false,
+  type: () => true,
+  reviver: refusePrototype,
+});
+
+/** The JSON body of a request, or the documented refusal of what is not one. */
+export async function readBody(
+  route: AnyRoute,
+  request: IncomingMessage,
+  response: ServerResponse,
+): Promise<unknown> {
+  if (route.body === undefined) return undefined;
+  const isEmpty =
+    request.headers['transfer-encoding'] === undefined &&
+    Number(request.headers['content-length'] ?? 0) === 0;
+  if (isEmpty) {
+    if (route.bodyOptional) return {};
+    throw new DomainError('bad_request', 'A JSON body is needed.');
+  }
+  requireMediaType(route, request);
+  await new Promise<void>((resolve, reject) => {
+    parseJson(request as express.Request, response as express.Response, (error?: unknown) => {
+      if (error === undefined) resolve();
+      else reject(toRefusal(error));
+    });
+  });
+  return (request as express.Request).body as unknown;
+}
+
+function requireMediaType(route: AnyRoute, request: IncomingMessage): void {
+  const [type = '', ...parameters] = (request.headers['content-type'] ?? '')
+    .toLowerCase()
+    .split(';');
+  const accepted = route.mergePatch ? ['application/json', MERGE_PATCH] : ['application/json'];
+  const charset = parameters.map((p) => p.trim()).find((p) => p.startsWith('charset='));
+  const isUtf8 = charset === undefined || /^charset="?utf-?8"?$/.test(charset);
+  if (accepted.includes(type.trim()) && isUtf8) return;
+  throw new DomainError('unsupported_media_type', `Send ${accepted.join(' or ')} in UTF-8.`);
+}
+
+/** `__proto__` is an ordinary member to JSON and a trap to whoever copies it. */
+function refusePrototype(name: string, value: unknown): unknown {
+  if (name === '__proto__') throw new SyntaxError('a member may not be called __proto__');
+  return value;
+}
+
+function toRefusal(error: unknown): DomainError {
+  const { type, status } = error as { type?: string; status?: number };
+  if (type === 'entity.too.large') {
+    return new DomainError('payload_too_large', `A body takes at most ${BODY_BYTES_MAX} bytes.`);
+  }
+  if (status === 415) return new DomainError('unsupported_media_type', 'Unsupported encoding.');
+  return new DomainError('bad_request', 'The body is not valid JSON.');
+}

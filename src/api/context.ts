@@ -1,0 +1,34 @@
+import type pg from 'pg';
+import type { Logger } from 'pino';
+import type { Clock } from '../clock.ts';
+import type { Config } from '../config.ts';
+import type { EventLog } from '../eventlog/eventlog.ts';
+import type { LiveKeys } from '../projections/live-keys.ts';
+import type { Projector } from '../projections/projector.ts';
+import type { Secrets } from '../secrets.ts';
+import type { Activity } from './activity.ts';
+import type { AuditTrail } from './audit-trail.ts';
+import type { Cursors } from './cursor.ts';
+import type { Metrics } from './metrics.ts';
+import type { RateLimiter } from './rate-limiter.ts';
+
+/** What handlers work with; made once by `main.ts`. */
+export type Context = Readonly<{
+  config: Config;
+  clock: Clock;
+  logger: Logger;
+  pool: pg.Pool;
+  log: EventLog;
+  projector: Projector;
+  liveKeys: LiveKeys;
+  limiter: RateLimiter;
+  activity: Activity;
+  auditTrail: AuditTrail;
+  cursors: Cursors;
+  secrets: Secrets;
+  metrics: Metrics;
+  /** Checks every reply against its schema: on in tests, off where it would only cost. */
+  validateReplies: boolean;
+  /** Reasons why this process should get no traffic; empty when it should. */
+  unready: () => Promise<readonly string[]>;
+}>;

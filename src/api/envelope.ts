@@ -1,0 +1,92 @@
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import { constants, gzip } from 'node:zlib';
+import { DomainError } from '../domain/errors.ts';
+import { STATUS } from './error-status.ts';
+
+/** The three members of every JSON answer. */
+export type Envelope = Readonly<{ data: unknown; error: string | null; message: string }>;
+
+const GZIP_BYTES_MIN = 1_024;
+
+/** Ends the response with an envelope; gzip when asked for and worth it. */
+export function sendEnvelope(
+  request: IncomingMessage,
+  response: ServerResponse,
+  status: number,
+  envelope: Envelope,
+): void {
+  sendText(request, response, status, {
+    text: JSON.stringify(envelope),
+    contentType: 'application/json; charset=utf-8',
+  });
+}
+
+export function sendText(
+  request: IncomingMessage,
+  response: ServerResponse,
+  status: number,
+  { text, contentType }: Readonly<{ text: string; contentType: string }>,
+): void {
+  if (response.headersSent || response.destroyed) return;
+  response.statusCode = status;
+  response.setHeader('Content-Type', contentType);
+  const isLong = text.length >= GZIP_BYTES_MIN;
+  if (isLong) response.setHeader('Vary', 'Accept-Encoding');
+  if (isLong && acceptsGzip(request)) {
+    gzip(text, { level: constants.Z_BEST_SPEED }, (error, packed) => {
+      if (error !== null) {
+        response.destroy(error);
+        return;
+      }
+      response.setHeader('Content-Encoding', 'gzip');
+      response.setHeader('Content-Length', packed.length);
+      response.end(request.method === 'HEAD' ? undefined : packed);
+    });
+    return;
+  }
+  response.setHeader('Content-Length', Buffer.byteLength(text));
+  response.end(request.method === 'HEAD' ? undefined : text);
+}
+
+/** True when gzip is among the accepted codings and not refused with `q=0` (RFC 9110 12.5.3). */
+export function acceptsGzip(request: IncomingMessage): boolean {
+  const accepted = request.headers['accept-encoding'];
+  if (typeof accepted !== 'string') return false;
+  return accepted.split(',').some((part) => {
+    const [coding = '', ...parameters] = part
+      .trim()
+      .toLowerCase()
+      .split(/\s*;\s*/);
+    return (coding === 'gzip' || coding === '*') && !parameters.some((p) => /^q=0(\.0*)?$/.test(p));
+  });
+}
+
+/** A refusal as its envelope and status. What is not a refusal is a bug: nothing of it is told. */
+export function describeError(error: unknown): { status: number; envelope: Envelope } {
+  if (error instanceof DomainError) {
+    const { retry_after_seconds: _, ...rest } = (error.details ?? {}) as Record<string, unknown>;
+    return {
+      status: STATUS[error.code],
+      envelope: {
+        data: Object.keys(rest).length === 0 ? null : rest,
+        error: error.code,
+        message: error.message,
+      },
+    };
+  }
+  return {
+    status: 500,
+    envelope: {
+      data: null,
+      error: 'internal',
+      message: 'Something went wrong here. The request id tells the operator what.',
+    },
+  };
+}
+
+/** Seconds for `Retry-After`, where a refusal knows them. */
+export function retryAfterOf(error: unknown): number | null {
+  if (!(error instanceof DomainError)) return null;
+  const details = error.details as { retry_after_seconds?: number } | null;
+  return details?.retry_after_seconds ?? (error.code === 'unavailable' ? 1 : null);
+}

@@ -1,0 +1,32 @@
+import type { ErrorCode } from '../domain/errors.ts';
+
+/** A Record over the closed union: a new error code does not compile until it has a status. */
+export const STATUS: Readonly<Record<ErrorCode, number>> = {
+  bad_request: 400,
+  validation_failed: 400,
+  invalid_cursor: 400,
+  cursor_filter_mismatch: 400,
+  key_in_url: 400,
+  unauthorized: 401,
+  scope_forbidden: 403,
+  beyond_own_authority: 403,
+  not_found: 404,
+  method_not_allowed: 405,
+  not_acceptable: 406,
+  already_exists: 409,
+  state_conflict: 409,
+  idempotency_in_progress: 409,
+  cursor_log_mismatch: 409,
+  cursor_ahead_of_log: 409,
+  cursor_gone: 410,
+  erased: 410,
+  stale: 412,
+  payload_too_large: 413,
+  unsupported_media_type: 415,
+  unknown_mail_domain: 422,
+  idempotency_mismatch: 422,
+  rate_limited: 429,
+  headers_too_large: 431,
+  internal: 500,
+  unavailable: 503,
+};

@@ -1,0 +1,34 @@
+import { createHmac } from 'node:crypto';
+import { domainToASCII } from 'node:url';
+import { findMailDomain, findMailDomainByStream } from '../projections/mail-domains.ts';
+import type { Secrets } from '../secrets.ts';
+import type { Context } from './context.ts';
+
+const NAME =
+  /^(?=.{1,253}$)(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]{0,61}[a-z0-9]$/;
+
+/**
+ * A mail domain's name in its one form: lower-case A-labels (IDNA, UTS 46) without a final dot. Null
+ * for what is no name of a DNS domain.
+ */
+export function normaliseMailDomainName(text: string): string | null {
+  const ascii = domainToASCII(text.trim().replace(/\.$/, '')).toLowerCase();
+  return NAME.test(ascii) ? ascii : null;
+}
+
+/** The stream that a name's mail domains live in: it makes names unique, and does not tell them. */
+export function mailDomainStream({ streamNameKey }: Secrets, name: string): string {
+  const digest = createHmac('sha256', streamNameKey).update(name).digest('hex');
+  return `mail_domain-${digest.slice(0, 32)}`;
+}
+
+/** The id of the living mail domain that is meant by a name or an id; null if there is none. */
+export async function findMailDomainId(
+  { pool, secrets }: Pick<Context, 'pool' | 'secrets'>,
+  given: string | number,
+): Promise<number | null> {
+  if (typeof given === 'number') return (await findMailDomain(pool, given))?.id ?? null;
+  const name = normaliseMailDomainName(given);
+  if (name === null) return null;
+  return (await findMailDomainByStream(pool, mailDomainStream(secrets, name)))?.id ?? null;
+}

@@ -1,0 +1,278 @@
+import { randomUUID } from 'node:crypto';
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import { toTimestamp } from '../clock.ts';
+import { acceptedScopes, permits } from '../domain/access.ts';
+import { DomainError } from '../domain/errors.ts';
+import { isConnectionError, unavailable } from '../eventlog/append-batch.ts';
+import type { EventMeta } from '../eventlog/eventlog.ts';
+import { newCommandId } from '../eventlog/handle-command.ts';
+import type { LiveKey } from '../projections/live-keys.ts';
+import { authenticate } from './authenticate.ts';
+import { readBody } from './body.ts';
+import type { Context } from './context.ts';
+import { describeError, type Envelope, retryAfterOf, sendEnvelope, sendText } from './envelope.ts';
+import { idempotent } from './idempotency.ts';
+import { invalid, parseInput, parseQuery } from './input.ts';
+import { rateLimitHeaders } from './rate-limiter.ts';
+import type { Answer, AnyRoute, Call } from './route.ts';
+import type { Outcome } from './use-windows.ts';
+
+/** One request on its way: what is known of it so far. */
+export type Exchange = {
+  readonly request: IncomingMessage;
+  readonly response: ServerResponse;
+  readonly requestId: string;
+  readonly address: string;
+  readonly startedAt: number;
+  key: LiveKey | null;
+  route: AnyRoute | null;
+};
+
+const REQUEST_ID = /^[A-Za-z0-9._-]{1,128}$/;
+
+/** Begins an exchange: its id is the caller's own where that is sane. */
+export function beginExchange(
+  request: IncomingMessage,
+  response: ServerResponse,
+  address: string,
+): Exchange {
+  const given = request.headers['x-request-id'];
+  const requestId = typeof given === 'string' && REQUEST_ID.test(given) ? given : randomUUID();
+  response.setHeader('X-Request-Id', requestId);
+  return {
+    request,
+    response,
+    requestId,
+    address,
+    startedAt: performance.now(),
+    key: null,
+    route: null,
+  };
+}
+
+/** Runs one route for one request: permit, parse, handle, envelope. Never rejects. */
+export async function runRoute(
+  context: Context,
+  route: AnyRoute,
+  exchange: Exchange,
+  params: unknown,
+): Promise<void> {
+  exchange.route = route;
+  const { request, response } = exchange;
+  try {
+    permit(context, route, exchange);
+    requireAcceptable(route, request);
+    const input = parseInput(route, {
+      params,
+      query: parseQuery(request),
+      body: await readBody(route, request, response),
+    });
+    const call = toCall(context, exchange, input);
+    if (route.method === 'post') await runIdempotently(context, route, exchange, call);
+    else await sendAnswer(context, route, exchange, await route.handle(context, call as never));
+  } catch (error) {
+    sendError(context, exchange, error);
+  }
+}
+
+/** Answers a refusal; what is none is logged whole and told to nobody. */
+export function sendError(context: Context, exchange: Exchange, thrown: unknown): void {
+  const error = isConnectionError(thrown) ? unavailable() : thrown;
+  const { request, response, requestId } = exchange;
+  const { status, envelope } = describeError(error);
+  if (exchange.key !== null && envelope.error === 'beyond_own_authority') {
+    context.activity.denied('beyond_own_authority', exchange.key, exchange.address);
+  }
+  if (status === 500) {
+    context.logger.error({ err: thrown, request_id: requestId }, 'a request failed on a bug');
+  }
+  if (response.headersSent) {
+    // Too late for a status: an answer that is cut must not look complete.
+    response.destroy();
+    return;
+  }
+  const retryAfter = retryAfterOf(error);
+  if (retryAfter !== null) response.setHeader('Retry-After', String(retryAfter));
+  // What is left of a body that was not read must not be taken for the next request.
+  if (!request.complete) response.setHeader('Connection', 'close');
+  countUse(context, exchange, status);
+  sendEnvelope(request, response, status, envelope);
+}
+
+/** Order: key, its state, scope, bucket. A refused request has cost the bucket nothing. */
+function permit(context: Context, route: AnyRoute, exchange: Exchange): void {
+  if (route.permission.operation === 'public') return;
+  const { operation, reach } = route.permission;
+  const { request, response, address } = exchange;
+  const { key, refusal } = authenticate(request, context.liveKeys, context.clock.nowMs());
+  if (refusal !== null) {
+    context.activity.denied(refusal, key, address);
+    response.setHeader('WWW-Authenticate', 'ApiKey realm="mailguard"');
+    // The same answer for every reason: a guesser learns nothing.
+    throw new DomainError('unauthorized', 'A valid API key is needed in X-API-Key.');
+  }
+  exchange.key = key;
+  if (!permits(key.principal, operation, reach)) {
+    context.activity.denied('scope_forbidden', key, address);
+    response.setHeader('X-Accepted-Scopes', acceptedScopes(operation).join(', '));
+    throw new DomainError('scope_forbidden', 'The scope of this key does not allow that.');
+  }
+  const taken = context.limiter.take(key);
+  const [policy, limit] = rateLimitHeaders(key.principal.rateLimitPerMinute, taken);
+  response.setHeader('RateLimit-Policy', policy);
+  response.setHeader('RateLimit', limit);
+  if (key.status === 'rotated' && key.graceUntilMs !== null) {
+    response.setHeader('Sunset', new Date(key.graceUntilMs).toUTCString());
+  }
+  if (taken.allowed) return;
+  context.activity.denied('rate_limited', key, address);
+  throw new DomainError('rate_limited', 'Too many requests; see Retry-After.', {
+    retry_after_seconds: taken.retryAfterSeconds,
+  });
+}
+
+function requireAcceptable(route: AnyRoute, request: IncomingMessage): void {
+  const accept = request.headers.accept;
+  if (accept === undefined || accept.includes('*/*')) return;
+  const offered = ['application/json', ...Object.keys(route.produces ?? {})];
+  const wanted = accept.split(',').map((part) => part.split(';')[0]?.trim().toLowerCase() ?? '');
+  const isOffered = wanted.some((type) =>
+    offered.some(
+      (own) => own === type || (type.endsWith('/*') && own.startsWith(type.slice(0, -1))),
+    ),
+  );
+  if (isOffered) return;
+  throw new DomainError('not_acceptable', `This can be had as ${offered.join(', ')}.`);
+}
+
+type AnyCall = Call<unknown, unknown, unknown>;
+
+function toCall(
+  context: Context,
+  exchange: Exchange,
+  input: Readonly<{ params: unknown; query: unknown; body: unknown }>,
+): AnyCall {
+  const { request, response, key } = exchange;
+  return {
+    ...input,
+    // Handlers of public routes have no caller and do not look for one.
+    key: key as LiveKey,
+    principal: key?.principal as LiveKey['principal'],
+    meta: metaOf(context, exchange),
+    commandId: newCommandId(),
+    ifMatch: parseIfMatch(request),
+    request,
+    response,
+  };
+}
+
+const USER_AGENT_LENGTH_MAX = 512;
+
+function metaOf(context: Context, { request, requestId, address, key }: Exchange): EventMeta {
+  const userAgent = request.headers['user-agent']?.slice(0, USER_AGENT_LENGTH_MAX) ?? null;
+  return {
+    actor:
+      key === null
+        ? { type: 'anonymous', id: 'anonymous' }
+        : { type: 'api_key', id: String(key.id) },
+    // Header bytes come as latin1; a reader of the log gets text that UTF-8 can hold.
+    source: { node: context.config.nodeId, ip: address, userAgent },
+    requestId,
+    correlationId: requestId,
+    causationId: null,
+    outcome: 'success',
+    occurredAt: toTimestamp(context.clock.now()),
+  };
+}
+
+function parseIfMatch(request: IncomingMessage): bigint | null {
+  const header = request.headers['if-match'];
+  if (header === undefined || header === '*') return null;
+  const revision = /^"(\d{1,18})"$/.exec(header)?.[1];
+  if (revision === undefined) {
+    throw invalid([{ path: 'If-Match', message: 'must be one ETag as it was answered' }]);
+  }
+  return BigInt(revision);
+}
+
+async function runIdempotently(
+  context: Context,
+  route: AnyRoute,
+  exchange: Exchange,
+  call: AnyCall,
+): Promise<void> {
+  const { request, response, key } = exchange;
+  const path = (request.url ?? '').split('?')[0] ?? '';
+  const principal = key === null ? 'anonymous' : `api_key:${key.id}`;
+  const use = await idempotent(context, request, { principal, path, body: call.body });
+  if (use.kind === 'replay') {
+    response.setHeader('Idempotency-Replayed', 'true');
+    countUse(context, exchange, use.status);
+    const contentType = 'application/json; charset=utf-8';
+    sendText(request, response, use.status, { text: use.text, contentType });
+    return;
+  }
+  try {
+    const answer = await route.handle(context, { ...call, commandId: use.commandId } as never);
+    const kept = keptAnswer(route, answer);
+    if (kept !== null) await use.keep(kept);
+    await sendAnswer(context, route, exchange, answer);
+  } catch (error) {
+    const { status, envelope } = describeError(isConnectionError(error) ? unavailable() : error);
+    await use.keep({ status, envelope, subject: null }).catch(() => undefined);
+    throw error;
+  }
+}
+
+function keptAnswer(route: AnyRoute, answer: Answer<unknown>) {
+  if (answer === 'streamed' || 'text' in answer) return null;
+  const { status, envelope } = toEnvelope(route, answer);
+  const data = answer.replay === undefined ? envelope.data : answer.replay;
+  return { status, envelope: { ...envelope, data }, subject: answer.subject ?? null };
+}
+
+type DataAnswer = Extract<Answer<unknown>, { data: unknown }>;
+
+function toEnvelope(route: AnyRoute, answer: DataAnswer): { status: number; envelope: Envelope } {
+  const status = answer.status ?? route.status ?? 200;
+  const message = answer.message ?? route.message ?? 'OK';
+  return { status, envelope: { data: answer.data, error: null, message } };
+}
+
+async function sendAnswer(
+  context: Context,
+  route: AnyRoute,
+  exchange: Exchange,
+  answer: Answer<unknown>,
+): Promise<void> {
+  const { request, response } = exchange;
+  if (answer === 'streamed') {
+    countUse(context, exchange, 200);
+    return;
+  }
+  if ('text' in answer) {
+    countUse(context, exchange, answer.status ?? 200);
+    sendText(request, response, answer.status ?? 200, answer);
+    return;
+  }
+  const { status, envelope } = toEnvelope(route, answer);
+  if (context.validateReplies && status < 300) route.reply.parse(envelope.data);
+  if (answer.revision !== undefined) response.setHeader('ETag', `"${answer.revision}"`);
+  for (const [name, value] of Object.entries(answer.headers ?? {})) response.setHeader(name, value);
+  countUse(context, exchange, status);
+  sendEnvelope(request, response, status, envelope);
+}
+
+/** Counted before the answer leaves, so that whoever has the answer finds the use counted. */
+function countUse(context: Context, { key, route, address }: Exchange, status: number): void {
+  if (key === null) return;
+  const kind = route?.isAuditRead === true ? 'audit_reads' : 'requests';
+  context.activity.used(key, kind, outcomeOf(status), address);
+}
+
+function outcomeOf(status: number): Outcome {
+  if (status < 400) return 'success';
+  if (status === 429) return 'rate_limited';
+  if (status === 401 || status === 403) return 'denied';
+  return status < 500 ? 'client_error' : 'server_error';
+}

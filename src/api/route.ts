@@ -1,0 +1,106 @@
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { z } from 'zod';
+import type { Operation, Principal, Reach } from '../domain/access.ts';
+import type { ErrorCode } from '../domain/errors.ts';
+import type { EventMeta } from '../eventlog/eventlog.ts';
+import type { LiveKey } from '../projections/live-keys.ts';
+import type { Context } from './context.ts';
+
+export type Method = 'get' | 'post' | 'put' | 'patch' | 'delete';
+
+/** Who may call: an operation of `domain/access.ts`, or everybody. */
+export type Permission =
+  | Readonly<{ operation: Operation; reach: Reach }>
+  | Readonly<{ operation: 'public' }>;
+
+/** One request as a handler sees it: checked, and with its caller known. */
+export type Call<Params, Query, Body> = Readonly<{
+  params: Params;
+  query: Query;
+  body: Body;
+  principal: Principal;
+  key: LiveKey;
+  meta: EventMeta;
+  /** Events derive their ids from it; the same for every run of one idempotent request. */
+  commandId: string;
+  /** The revision in `If-Match`, null without one. */
+  ifMatch: bigint | null;
+  request: IncomingMessage;
+  response: ServerResponse;
+}>;
+
+/** What a handler answers: data for the envelope, or a body that it writes itself. */
+export type Answer<Reply> =
+  | Readonly<{
+      data: Reply;
+      status?: number;
+      message?: string;
+      /** Revision, for `ETag`. */
+      revision?: bigint;
+      headers?: Readonly<Record<string, string>>;
+      /** What of the data is kept for an idempotent replay, when not all of it may be. */
+      replay?: unknown;
+      /** Whose names the data holds (`type:id`): a kept answer is erased with them. */
+      subject?: string;
+    }>
+  | Readonly<{ text: string; contentType: string; status?: number }>
+  /** The handler has written, or is writing, the response by itself. */
+  | 'streamed';
+
+type Shape = z.ZodObject;
+
+/**
+ * An endpoint as a value: the server runs it, `openapi.yaml` is printed from it, the tests of scopes
+ * and bad input are generated from it.
+ */
+export type Route<
+  Params extends Shape = Shape,
+  Query extends Shape = Shape,
+  Body extends z.ZodType = z.ZodType,
+  Reply extends z.ZodType = z.ZodType,
+> = Readonly<{
+  id: string;
+  method: Method;
+  /** Below `/api/v1`, unless `atRoot`. Parameters in braces. */
+  path: string;
+  atRoot?: true;
+  tag: string;
+  summary: string;
+  description?: string;
+  permission: Permission;
+  params?: Params;
+  query?: Query;
+  body?: Body;
+  /** A body need not be sent. */
+  bodyOptional?: true;
+  mergePatch?: true;
+  reply: Reply;
+  status?: 200 | 201;
+  message?: string;
+  /** Answers that are not the envelope: media type -> what it holds. */
+  produces?: Readonly<Record<string, string>>;
+  responseHeaders?: Readonly<Record<string, string>>;
+  errors: readonly ErrorCode[];
+  /** Changes under `If-Match`. */
+  conditional?: true;
+  /** Requests that are summed per hour instead of per minute, so that a poller does not feed itself. */
+  isAuditRead?: true;
+  example?: Readonly<{ params?: object; query?: object; body?: unknown }>;
+  handle: (
+    context: Context,
+    call: Call<z.output<Params>, z.output<Query>, z.output<Body>>,
+  ) => Promise<Answer<z.input<Reply>>>;
+}>;
+
+// biome-ignore lint/suspicious/noExplicitAny: the table holds routes of every schema.
+export type AnyRoute = Route<any, any, any, any>;
+
+/** Keeps a route's schemas apart while its handler is checked, then forgets them. */
+export function route<
+  Params extends Shape,
+  Query extends Shape,
+  Body extends z.ZodType,
+  Reply extends z.ZodType,
+>(value: Route<Params, Query, Body, Reply>): AnyRoute {
+  return value;
+}

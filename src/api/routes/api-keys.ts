@@ -1,0 +1,315 @@
+import {
+  isNarrowed,
+  type Principal,
+  requireMayEnd,
+  requireWithinAuthority,
+  sees,
+} from '../../domain/access.ts';
+import { type ApiKeyCommand, apiKey, apiKeyStream } from '../../domain/api-key.ts';
+import { DomainError } from '../../domain/errors.ts';
+import { RATE_LIMIT_PER_MINUTE_MAX } from '../../domain/rate-limit.ts';
+import { handleCommand } from '../../eventlog/handle-command.ts';
+import {
+  type ApiKeyRow,
+  findApiKey,
+  type KeySelection,
+  listApiKeys,
+} from '../../projections/api-keys.ts';
+import type { Context } from '../context.ts';
+import { invalid } from '../input.ts';
+import { issueKey } from '../key-issuing.ts';
+import { KeyView, viewKeys } from '../key-view.ts';
+import { findMailDomainId } from '../mail-domain-name.ts';
+import { BASE_PATH } from '../paths.ts';
+import { type Answer, type Call, route } from '../route.ts';
+import { Id, IdText, ListQuery, listHeaders, ScopeName, Text, Timestamp } from '../schemas.ts';
+import { z } from '../zod.ts';
+
+export const KeyParams = z.strictObject({ id: IdText });
+const RateLimit = z.number().int().min(1).max(RATE_LIMIT_PER_MINUTE_MAX);
+const Name = Text(200);
+/** A key right after it was made: the only answer that holds it. */
+export const NewKeyView = KeyView.extend({
+  key: z.string().optional().openapi({ description: 'Told once. A replayed answer omits it.' }),
+}).openapi('NewApiKey');
+
+const write = { operation: 'write', reach: 'mail_domain' } as const;
+const read = { operation: 'keys_read', reach: 'mail_domain' } as const;
+const tag = 'API keys';
+
+const listKeys = route({
+  id: 'listApiKeys',
+  method: 'get',
+  path: '/auth/api-keys',
+  tag,
+  summary: 'List API keys, newest first.',
+  description:
+    'The keys of your owner; a domain-admin sees those of its mail domain, a full-admin all.',
+  permission: read,
+  query: ListQuery,
+  reply: z.array(KeyView),
+  responseHeaders: {
+    'X-Next-Cursor': 'Pass as `cursor` to continue.',
+    'X-Has-More': '`true` while there is a further page.',
+    Link: 'The next page, `rel="next"`.',
+  },
+  errors: [],
+  async handle(context, { query, principal }) {
+    const rows = await listApiKeys(context.pool, selectionOf(principal), {
+      before: query.cursor ?? null,
+      limit: query.limit + 1,
+    });
+    const { page, headers } = listHeaders(`${BASE_PATH}/auth/api-keys`, rows, query.limit);
+    return { data: await viewKeys(context, page), headers };
+  },
+});
+
+const createKey = route({
+  id: 'createApiKey',
+  method: 'post',
+  path: '/auth/api-keys',
+  tag,
+  summary: 'Create an API key. The answer is the only place where it is ever shown.',
+  description:
+    'A key is `nmg_` and 64 lower-case hex digits, the last 8 a CRC-32 of what stands before them ' +
+    'for secret scanners. `mail_domain` (a name, or an id) narrows any scope to that mail domain ' +
+    'and is required for `domain-admin`. `rate_limit_per_minute` refills a bucket of ten times ' +
+    'that capacity. Nobody can give a key more than their own has.',
+  permission: write,
+  body: z.strictObject({
+    name: Name,
+    scope: ScopeName,
+    mail_domain: z.union([Text(253), Id]).nullish(),
+    rate_limit_per_minute: RateLimit.default(100),
+    expires_at: Timestamp.nullish(),
+  }),
+  reply: NewKeyView,
+  status: 201,
+  message: 'Created',
+  errors: ['beyond_own_authority', 'unknown_mail_domain'],
+  example: { body: { name: 'SIEM forwarder', scope: 'read-only', rate_limit_per_minute: 100 } },
+  async handle(context, { body, principal, meta, commandId }) {
+    const mailDomain = await resolveMailDomain(context, body.mail_domain ?? null, principal);
+    if (body.scope === 'domain-admin' && mailDomain === null) {
+      throw invalid([{ path: 'mail_domain', message: 'is required for domain-admin' }]);
+    }
+    const expiresAt = requireFuture(context, body.expires_at ?? null);
+    const authority = {
+      scope: body.scope,
+      mailDomain,
+      rateLimitPerMinute: body.rate_limit_per_minute,
+      expiresAt,
+    };
+    requireWithinAuthority(principal, authority);
+    const owner = { type: 'api_key', id: String(principal.id) };
+    const issued = await issueKey(
+      context,
+      { ...authority, name: body.name, owner, predecessor: null },
+      { meta, commandId },
+    );
+    await context.liveKeys.changed(issued.id);
+    const isVisible = await context.projector.caughtUp(issued.position, ['api_keys']);
+    const [view] = await viewKeys(context, [issued.row]);
+    if (view === undefined) throw new Error('a key without a view');
+    return {
+      data: issued.secret === null ? view : { ...view, key: issued.secret },
+      status: isVisible ? 201 : 202,
+      replay: view,
+      subject: `api_key:${issued.id}`,
+      revision: issued.row.revision,
+      headers: { Location: `${BASE_PATH}/auth/api-keys/${issued.id}` },
+    };
+  },
+});
+
+const getKey = route({
+  id: 'getApiKey',
+  method: 'get',
+  path: '/auth/api-keys/{id}',
+  tag,
+  summary: 'Show one API key.',
+  permission: read,
+  params: KeyParams,
+  reply: KeyView,
+  errors: ['not_found'],
+  async handle(context, { params, principal }) {
+    const row = await findVisibleKey(context, principal, params.id);
+    return answerWith(context, row);
+  },
+});
+
+const updateKey = route({
+  id: 'updateApiKey',
+  method: 'patch',
+  path: '/auth/api-keys/{id}',
+  tag,
+  summary: 'Change name, rate limit or expiry of an active key (JSON merge patch).',
+  permission: write,
+  params: KeyParams,
+  body: z.strictObject({
+    name: Name.optional(),
+    rate_limit_per_minute: RateLimit.optional(),
+    expires_at: Timestamp.nullable().optional(),
+  }),
+  mergePatch: true,
+  conditional: true,
+  reply: KeyView,
+  message: 'Updated',
+  errors: ['not_found', 'state_conflict', 'stale', 'beyond_own_authority'],
+  example: { body: { rate_limit_per_minute: 600 } },
+  async handle(context, call) {
+    const { params, body, principal } = call;
+    const row = await findVisibleKey(context, principal, params.id);
+    const expiresAt = body.expires_at === undefined ? row.expiresAt : body.expires_at;
+    if (body.expires_at !== undefined) requireFuture(context, body.expires_at);
+    requireWithinAuthority(principal, {
+      ...row,
+      rateLimitPerMinute: body.rate_limit_per_minute ?? row.rateLimitPerMinute,
+      expiresAt,
+    });
+    return command(context, call, row, {
+      type: 'UpdateApiKey',
+      name: body.name,
+      rateLimitPerMinute: body.rate_limit_per_minute,
+      expiresAt: body.expires_at,
+    });
+  },
+});
+
+const revokeKey = route({
+  id: 'revokeApiKey',
+  method: 'post',
+  path: '/auth/api-keys/{id}/revoke',
+  tag,
+  summary: 'Make a key invalid at once, and keep it in the audit log.',
+  description:
+    'When the answer has left, every request that starts later is 401 and running exports of the ' +
+    'key are cut. Revoking a key that has ended already changes nothing.',
+  permission: write,
+  params: KeyParams,
+  body: z.strictObject({ reason: Text(1_000).nullish() }),
+  bodyOptional: true,
+  reply: KeyView,
+  message: 'Revoked',
+  errors: ['not_found', 'beyond_own_authority'],
+  example: { body: { reason: 'leaked in a build log' } },
+  async handle(context, call) {
+    const row = await findVisibleKey(context, call.principal, call.params.id);
+    requireMayEnd(call.principal, row.scope);
+    return command(context, call, row, {
+      type: 'RevokeApiKey',
+      reason: call.body.reason ?? null,
+    });
+  },
+});
+
+const deleteKey = route({
+  id: 'deleteApiKey',
+  method: 'delete',
+  path: '/auth/api-keys/{id}',
+  tag,
+  summary: 'End a key and erase what it was called; its opaque lifecycle stays.',
+  description:
+    'Name and prefix are removed from every place. The events of key `{id}` remain, and so does ' +
+    'what can be proved of it: when it was active, and what it did.',
+  permission: write,
+  params: KeyParams,
+  reply: z.null(),
+  message: 'Deleted',
+  errors: ['not_found', 'beyond_own_authority'],
+  async handle(context, { params, principal, meta, commandId }) {
+    const row = await findVisibleKey(context, principal, params.id);
+    requireMayEnd(principal, row.scope);
+    const { position } = await handleCommand(context.log, apiKey, {
+      ...targetOf(row),
+      command: { type: 'DeleteApiKey' },
+      meta,
+      commandId,
+    });
+    await context.liveKeys.changed(row.id);
+    const isErased = await context.projector.caughtUp(position ?? 0n, ['api_keys', 'erasures']);
+    return { data: null, status: isErased ? 200 : 202 };
+  },
+});
+
+export const apiKeyRoutes = [listKeys, createKey, getKey, updateKey, revokeKey, deleteKey];
+
+/** Appends a command about one key, and answers with the key as it is then. */
+async function command(
+  context: Context,
+  call: Call<unknown, unknown, unknown>,
+  row: ApiKeyRow,
+  apiKeyCommand: ApiKeyCommand,
+): Promise<Answer<z.input<typeof KeyView>>> {
+  const { position } = await handleCommand(context.log, apiKey, {
+    ...targetOf(row),
+    command: apiKeyCommand,
+    meta: call.meta,
+    commandId: call.commandId,
+    ifRevision: call.ifMatch,
+  });
+  if (position !== null) {
+    // Memory first: from here on the key is what the log says, whatever the read model is at.
+    await context.liveKeys.changed(row.id);
+    await context.projector.caughtUp(position, ['api_keys']);
+  }
+  return answerWith(context, (await findApiKey(context.pool, row.id)) ?? row);
+}
+
+export const targetOf = (row: ApiKeyRow) => ({
+  stream: apiKeyStream(row.id),
+  resource: { type: 'api_key', id: String(row.id) },
+  mailDomains: row.mailDomain === null ? [] : [String(row.mailDomain)],
+});
+
+export async function answerWith(
+  context: Context,
+  row: ApiKeyRow,
+): Promise<Extract<Answer<z.input<typeof KeyView>>, { data: unknown }>> {
+  const [view] = await viewKeys(context, [row]);
+  if (view === undefined) throw new Error('a key without a view');
+  return { data: view, revision: row.revision, subject: `api_key:${row.id}` };
+}
+
+/** A key that this caller may know of; anybody else's is not there. */
+export async function findVisibleKey(
+  context: Context,
+  principal: Principal,
+  id: number,
+): Promise<ApiKeyRow> {
+  const row = await findApiKey(context.pool, id);
+  const notFound = new DomainError('not_found', 'No such API key.');
+  if (row === null || row.status === 'deleted' || !sees(principal, row.mailDomain)) throw notFound;
+  const { owner } = selectionOf(principal);
+  const isOwn =
+    owner === undefined ||
+    row.id === principal.id ||
+    (row.owner.type === owner.type && row.owner.id === owner.id);
+  if (!isOwn) throw notFound;
+  return row;
+}
+
+function selectionOf(principal: Principal): KeySelection {
+  const isManager = principal.scope === 'full-admin' || principal.scope === 'domain-admin';
+  return {
+    ...(isManager ? {} : { owner: principal.owner, selfId: principal.id }),
+    ...(isNarrowed(principal) ? { mailDomain: principal.mailDomain ?? 0 } : {}),
+  };
+}
+
+async function resolveMailDomain(
+  context: Context,
+  given: string | number | null,
+  principal: Principal,
+): Promise<number | null> {
+  if (given === null) return null;
+  const id = await findMailDomainId(context, given);
+  // A foreign mail domain is as unknown as one that does not exist.
+  if (id !== null && sees(principal, id)) return id;
+  throw new DomainError('unknown_mail_domain', 'There is no such mail domain.');
+}
+
+function requireFuture(context: Context, expiresAt: string | null): string | null {
+  if (expiresAt === null || Date.parse(expiresAt) > context.clock.now().getTime()) return expiresAt;
+  throw invalid([{ path: 'expires_at', message: 'must lie in the future' }]);
+}

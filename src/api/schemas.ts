@@ -1,0 +1,95 @@
+import { SCOPES } from '../domain/access.ts';
+import { z } from './zod.ts';
+
+/** Text that can be stored, logged and shown: no control characters, no lone surrogates. */
+export const Text = (max: number) =>
+  z
+    .string()
+    .min(1)
+    .max(max)
+    .refine((text) => !/\p{Cc}/u.test(text), 'must not hold control characters')
+    .refine((text) => text.trim() === text, 'must not begin or end with a space');
+
+/** A resource id: a positive integer that JavaScript can hold exactly. */
+export const IdText = z
+  .string()
+  .regex(/^[1-9]\d{0,15}$/, 'must be a positive integer')
+  .transform(Number)
+  .refine(Number.isSafeInteger, 'must be below 2^53')
+  .openapi({ type: 'integer', minimum: 1, maximum: Number.MAX_SAFE_INTEGER });
+
+export const Id = z.number().int().positive().max(Number.MAX_SAFE_INTEGER);
+
+/** A place in the log as text, since 64 bits do not fit a JSON number. */
+export const PositionText = z
+  .string()
+  .regex(/^\d{1,19}$/, 'must be a position')
+  .refine(
+    (text) => /^\d{1,19}$/.test(text) && BigInt(text) <= 9_223_372_036_854_775_807n,
+    'must fit 64 bits',
+  );
+
+const TIMESTAMP = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d)$/;
+
+/** An instant as a caller may write it (RFC 3339); comes out in UTC with six digits. */
+export const Timestamp = z
+  .string()
+  .regex(TIMESTAMP, 'must be an RFC 3339 date and time with an offset')
+  .transform((text, context) => {
+    const fixed = normaliseTimestamp(text);
+    if (fixed === null) context.issues.push({ code: 'custom', message: 'is no date', input: text });
+    return fixed ?? '';
+  })
+  .openapi({ type: 'string', format: 'date-time' });
+
+/** An instant as we answer it. */
+export const Instant = z.string().openapi({ format: 'date-time' });
+
+function normaliseTimestamp(text: string): string | null {
+  const millis = Date.parse(text);
+  if (!TIMESTAMP.test(text) || Number.isNaN(millis)) return null;
+  const day = Number(text.slice(8, 10));
+  const lastDay = new Date(
+    Date.UTC(Number(text.slice(0, 4)), Number(text.slice(5, 7)), 0),
+  ).getUTCDate();
+  // Date.parse rolls February 30 over into March; a caller who wrote it made a mistake.
+  if (day > lastDay) return null;
+  const fraction = (/\.(\d+)/.exec(text)?.[1] ?? '').padEnd(6, '0');
+  return `${new Date(millis).toISOString().slice(0, 19)}.${fraction}Z`;
+}
+
+export const ScopeName = z.enum(SCOPES).openapi('Scope');
+
+export const ListQuery = z.strictObject({
+  limit: z
+    .string()
+    .regex(/^\d{1,4}$/, 'must be 1 to 1000')
+    .transform(Number)
+    .refine((n) => n >= 1 && n <= 1_000, 'must be 1 to 1000')
+    .default(100)
+    .openapi({ type: 'integer', minimum: 1, maximum: 1_000, default: 100 }),
+  cursor: z
+    .string()
+    .regex(/^i[1-9]\d{0,15}$/, 'is not a cursor of this list')
+    .transform((text) => Number(text.slice(1)))
+    .refine(Number.isSafeInteger, 'is not a cursor of this list')
+    .optional()
+    .openapi({ type: 'string', description: 'From `X-Next-Cursor`.' }),
+});
+
+/** Headers of a list that continues: the id of the last item is where the next page begins. */
+export function listHeaders<T extends { id: number }>(
+  path: string,
+  items: readonly T[],
+  limit: number,
+): { page: readonly T[]; headers: Record<string, string> } {
+  const page = items.slice(0, limit);
+  const hasMore = items.length > limit;
+  const last = page.at(-1);
+  const headers: Record<string, string> = { 'X-Has-More': String(hasMore) };
+  if (last !== undefined) headers['X-Next-Cursor'] = `i${last.id}`;
+  if (hasMore && last !== undefined) {
+    headers['Link'] = `<${path}?cursor=i${last.id}&limit=${limit}>; rel="next"`;
+  }
+  return { page, headers };
+}

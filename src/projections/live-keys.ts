@@ -1,0 +1,179 @@
+import type pg from 'pg';
+import { type Credential, listCredentials, readCredential } from '../db/credentials.ts';
+import type { Principal } from '../domain/access.ts';
+import { apiKey, apiKeyStream } from '../domain/api-key.ts';
+import type { EventLog } from '../eventlog/eventlog.ts';
+import { readState } from '../eventlog/handle-command.ts';
+import { isSameVerifier, KEY_PREFIX_LENGTH, type Secrets } from '../secrets.ts';
+import { type ApiKeyRow, readAllApiKeys } from './api-keys.ts';
+
+/** A key in memory. It is replaced whole when its state changes, so an old reference is told by identity. */
+export type LiveKey = Readonly<{
+  id: number;
+  prefix: string;
+  verifier: Buffer;
+  pepper: number;
+  revision: bigint;
+  status: ApiKeyRow['status'];
+  predecessor: number | null;
+  successor: number | null;
+  graceUntilMs: number | null;
+  expiresAtMs: number | null;
+  bucket: number;
+  principal: Principal;
+}>;
+
+export type Refusal = 'malformed' | 'unknown' | 'inactive' | 'revoked' | 'rotated' | 'expired';
+export type Verdict =
+  | Readonly<{ key: LiveKey; refusal: null }>
+  /** `key` is the one that was refused, where it is known and its secret was right. */
+  | Readonly<{ key: LiveKey | null; refusal: Refusal }>;
+
+export type LiveKeys = Readonly<{
+  /** Whose key this text is, and whether it may be used now. Makes no query. */
+  verify: (text: string, nowMs: number) => Verdict;
+  /** Whether a key that was verified before is still the same and may still be used. */
+  stillValid: (key: LiveKey, nowMs: number) => Refusal | null;
+  find: (id: number) => LiveKey | null;
+  all: () => Iterable<LiveKey>;
+  /**
+   * The one place that says "this key's state changed; wait until every server has it". Here that is
+   * this process: its memory follows before the promise resolves, and what the key may no longer
+   * do is cut. A cluster waits for its other nodes at this very place.
+   */
+  changed: (id: number) => Promise<void>;
+  /** Calls `cut` at once when the key ends; returns how to stop waiting for that. */
+  onEnd: (key: LiveKey, cut: () => void) => () => void;
+}>;
+
+type Deps = Readonly<{ pool: pg.Pool; log: EventLog; secrets: Secrets; nowMs: () => number }>;
+
+const RELOAD_MS = 1_000;
+
+/** Loads every key. Call when the `api_keys` projection has caught up. */
+export async function loadLiveKeys(deps: Deps): Promise<LiveKeys> {
+  const byPrefix = new Map<string, LiveKey>();
+  const byId = new Map<number, LiveKey>();
+  const cuts = new Map<number, Set<() => void>>();
+  const put = (key: LiveKey) => {
+    byPrefix.set(key.prefix, key);
+    byId.set(key.id, key);
+  };
+  const remove = (id: number) => {
+    const key = byId.get(id);
+    byId.delete(id);
+    if (key !== undefined) byPrefix.delete(key.prefix);
+  };
+
+  const credentials = new Map((await listCredentials(deps.pool)).map((c) => [c.subject, c]));
+  for (const row of await readAllApiKeys(deps.pool)) {
+    const credential = credentials.get(`api_key:${row.id}`);
+    if (credential !== undefined && row.status !== 'deleted') put(toLiveKey(credential, row));
+  }
+
+  function refusalOf(key: LiveKey, nowMs: number): Refusal | null {
+    if (key.status === 'revoked' || key.status === 'expired') return key.status;
+    if (key.expiresAtMs !== null && nowMs >= key.expiresAtMs) return 'expired';
+    if (key.status === 'rotated' && nowMs >= (key.graceUntilMs ?? 0)) return 'rotated';
+    // A successor counts only once its predecessor names it: a rotation that was cut short is none.
+    if (key.predecessor === null) return null;
+    const predecessor = byId.get(key.predecessor);
+    return predecessor === undefined || predecessor.successor === key.id ? null : 'inactive';
+  }
+
+  function endedNow(id: number): void {
+    const key = byId.get(id);
+    if (key !== undefined && refusalOf(key, deps.nowMs()) === null) return;
+    for (const cut of cuts.get(id) ?? []) cut();
+    cuts.delete(id);
+  }
+
+  async function reload(id: number): Promise<void> {
+    try {
+      const fresh = await readKey(deps, id);
+      if (fresh === null) remove(id);
+      else if (fresh.revision >= (byId.get(id)?.revision ?? -1n)) put(fresh);
+    } catch (error) {
+      // What cannot be read any more must not go on being trusted; it comes back when it can be.
+      remove(id);
+      setTimeout(() => void reload(id).catch(() => undefined), RELOAD_MS).unref();
+      throw error;
+    } finally {
+      endedNow(id);
+    }
+  }
+
+  return {
+    verify(text, nowMs) {
+      const key = byPrefix.get(text.slice(0, KEY_PREFIX_LENGTH));
+      if (key === undefined) return { key: null, refusal: 'unknown' };
+      if (!isSameVerifier(deps.secrets.verifierOf(key.pepper, text), key.verifier)) {
+        return { key: null, refusal: 'unknown' };
+      }
+      const refusal = refusalOf(key, nowMs);
+      return refusal === null ? { key, refusal } : { key, refusal };
+    },
+    stillValid(key, nowMs) {
+      const current = byId.get(key.id);
+      return current === key ? refusalOf(key, nowMs) : 'unknown';
+    },
+    find: (id) => byId.get(id) ?? null,
+    all: () => byId.values(),
+    changed: reload,
+    onEnd(key, cut) {
+      const set = cuts.get(key.id) ?? new Set();
+      cuts.set(key.id, set.add(cut));
+      return () => set.delete(cut);
+    },
+  };
+}
+
+/** A key as its own stream tells it now; null when it was deleted or never made. */
+async function readKey({ pool, log }: Deps, id: number): Promise<LiveKey | null> {
+  const { state, revision } = await readState(log, apiKey, apiKeyStream(id));
+  const { created } = state;
+  if (created === null || state.status === 'absent' || state.status === 'deleted') return null;
+  const credential = await readCredential(pool, `api_key:${id}`);
+  if (credential === null) return null;
+  return toLiveKey(credential, {
+    id,
+    revision,
+    status: state.status,
+    scope: created.scope,
+    mailDomain: created.mail_domain === null ? null : Number(created.mail_domain),
+    rateLimitPerMinute: state.rateLimitPerMinute,
+    expiresAt: state.expiresAt,
+    owner: created.owner,
+    predecessor: created.predecessor === null ? null : Number(created.predecessor),
+    successor: state.successor === null ? null : Number(state.successor),
+    graceUntil: state.graceUntil,
+    bucket: Number(created.bucket),
+  });
+}
+
+type KeyState = Omit<ApiKeyRow, 'createdAt' | 'revokedAt' | 'endedAt' | 'endedBy'>;
+
+function toLiveKey(credential: Credential, key: KeyState): LiveKey {
+  return {
+    id: key.id,
+    prefix: credential.lookup,
+    verifier: credential.verifier,
+    pepper: credential.pepper,
+    revision: key.revision,
+    status: key.status,
+    predecessor: key.predecessor,
+    successor: key.successor,
+    graceUntilMs: key.graceUntil === null ? null : Date.parse(key.graceUntil),
+    expiresAtMs: key.expiresAt === null ? null : Date.parse(key.expiresAt),
+    bucket: key.bucket,
+    principal: {
+      type: 'api_key',
+      id: key.id,
+      scope: key.scope,
+      mailDomain: key.mailDomain,
+      owner: key.owner,
+      rateLimitPerMinute: key.rateLimitPerMinute,
+      expiresAt: key.expiresAt,
+    },
+  };
+}
