@@ -100,15 +100,17 @@ export async function makeDataDir(dataDir: string, account: Account | null): Pro
   }
 }
 
+const randomHex = (): string => randomBytes(32).toString('hex');
+
 /**
- * The secret kept in this file, 0600: made (32 random bytes, hex) when there is none, and read
- * otherwise. Two processes that make it at once get the same one.
+ * The secret kept in this file, 0600: made (by default 32 random bytes, hex) when there is none, and
+ * read otherwise. Two processes that make it at once get the same one.
  */
-export async function ensureSecret(path: string): Promise<string> {
+export async function ensureSecret(path: string, make = randomHex): Promise<string> {
   const draft = `${path}.${randomBytes(6).toString('hex')}`;
   if (statSync(path, { throwIfNoEntry: false }) === undefined) {
     try {
-      await writeFile(draft, `${randomBytes(32).toString('hex')}\n`, { mode: 0o600, flush: true });
+      await writeFile(draft, `${make()}\n`, { mode: 0o600, flush: true });
       // A link, unlike a rename, never replaces what another process put there first.
       await link(draft, path).catch((error: unknown) => {
         if (!(error instanceof Error && 'code' in error && error.code === 'EEXIST')) throw error;

@@ -1,5 +1,4 @@
 import { createHash, createHmac, hkdfSync, randomBytes, timingSafeEqual } from 'node:crypto';
-import { closeSync, existsSync, fsyncSync, openSync, readFileSync, writeSync } from 'node:fs';
 import { crc32 } from 'node:zlib';
 
 /** Every key of this installation, derived from the one master key (HKDF-SHA-256, RFC 5869). */
@@ -53,17 +52,3 @@ export const keyPrefixOf = (key: string): string => key.slice(0, KEY_PREFIX_LENG
 /** Compares without telling by its time where two verifiers differ. */
 export const isSameVerifier = (a: Buffer, b: Buffer): boolean =>
   a.length === b.length && timingSafeEqual(a, b);
-
-/** A secret kept in a file of mode 0600: read if it is there, made, synced and kept if not. */
-export function readOrCreateSecretFile(path: string, create: () => string): string {
-  if (existsSync(path)) return readFileSync(path, 'utf8').trim();
-  const secret = create();
-  const file = openSync(path, 'wx', 0o600);
-  try {
-    writeSync(file, `${secret}\n`);
-    fsyncSync(file);
-  } finally {
-    closeSync(file);
-  }
-  return secret;
-}

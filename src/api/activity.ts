@@ -29,6 +29,8 @@ import {
 
 /** Use that is counted here and becomes one event per window, never one per request. */
 export type Activity = Readonly<{
+  /** A key was accepted: its last use is now, whatever the answer will be. */
+  seen: (key: LiveKey) => void;
   used: (key: LiveKey, kind: UseKind, outcome: Outcome, address: string) => void;
   denied: (reason: string, key: LiveKey | null, address: string) => void;
   lastUse: (keyId: number) => KeyUse | null;
@@ -78,6 +80,11 @@ export async function openActivity(deps: Deps): Promise<Activity> {
   }
 
   return {
+    seen({ id }) {
+      const at = new Date(deps.clock.nowMs());
+      uses.set(id, { keyId: id, firstUsedAt: uses.get(id)?.firstUsedAt ?? at, lastUsedAt: at });
+      changedUses.add(id);
+    },
     used(key, kind, outcome, address) {
       const now = deps.clock.nowMs();
       const window = windows.at(useSlot(key.id, kind), now, () => ({
@@ -91,10 +98,6 @@ export async function openActivity(deps: Deps): Promise<Activity> {
       window.requests += 1;
       window.byOutcome[outcome] = (window.byOutcome[outcome] ?? 0) + 1;
       note(window, now, address);
-      const at = new Date(now);
-      const firstUsedAt = uses.get(key.id)?.firstUsedAt ?? at;
-      uses.set(key.id, { keyId: key.id, firstUsedAt, lastUsedAt: at });
-      changedUses.add(key.id);
     },
     denied(reason, key, address) {
       const now = deps.clock.nowMs();

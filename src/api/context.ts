@@ -2,7 +2,7 @@ import type pg from 'pg';
 import type { Logger } from 'pino';
 import type { Clock } from '../clock.ts';
 import type { Config } from '../config.ts';
-import type { EventLog } from '../eventlog/eventlog.ts';
+import type { EventLog, EventMeta } from '../eventlog/eventlog.ts';
 import type { LiveKeys } from '../projections/live-keys.ts';
 import type { Projector } from '../projections/projector.ts';
 import type { Secrets } from '../secrets.ts';
@@ -27,8 +27,14 @@ export type Context = Readonly<{
   cursors: Cursors;
   secrets: Secrets;
   metrics: Metrics;
+  /** The rest of a mail domain's deletion, done by a reactor. */
+  revokeKeysOfMailDomain: (mailDomain: number, meta: EventMeta) => Promise<void>;
   /** Checks every reply against its schema: on in tests, off where it would only cost. */
   validateReplies: boolean;
+  /** Calls back when the server stops, for answers that could go on for long; returns how to forget it. */
+  onStop: (cut: () => void) => () => void;
+  /** What an operator should know though it keeps nobody from working. */
+  warnings: readonly string[];
   /** Reasons why this process should get no traffic; empty when it should. */
   unready: () => Promise<readonly string[]>;
 }>;

@@ -4,7 +4,13 @@ import { DomainError } from '../domain/errors.ts';
 import { STATUS } from './error-status.ts';
 
 /** The three members of every JSON answer. */
-export type Envelope = Readonly<{ data: unknown; error: string | null; message: string }>;
+export type Envelope = Readonly<{
+  data: unknown;
+  error: string | null;
+  message: string;
+  /** The data as text that goes out untouched, instead of `data`. */
+  dataText?: string;
+}>;
 
 const GZIP_BYTES_MIN = 1_024;
 
@@ -13,12 +19,13 @@ export function sendEnvelope(
   request: IncomingMessage,
   response: ServerResponse,
   status: number,
-  envelope: Envelope,
+  { data, error, message, dataText }: Envelope,
 ): void {
-  sendText(request, response, status, {
-    text: JSON.stringify(envelope),
-    contentType: 'application/json; charset=utf-8',
-  });
+  const text =
+    dataText === undefined
+      ? JSON.stringify({ data, error, message })
+      : `{"data":${dataText},"error":null,"message":${JSON.stringify(message)}}`;
+  sendText(request, response, status, { text, contentType: 'application/json; charset=utf-8' });
 }
 
 export function sendText(

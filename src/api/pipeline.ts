@@ -112,6 +112,7 @@ function permit(context: Context, route: AnyRoute, exchange: Exchange): void {
     throw new DomainError('unauthorized', 'A valid API key is needed in X-API-Key.');
   }
   exchange.key = key;
+  context.activity.seen(key);
   if (!permits(key.principal, operation, reach)) {
     context.activity.denied('scope_forbidden', key, address);
     response.setHeader('X-Accepted-Scopes', acceptedScopes(operation).join(', '));
@@ -236,7 +237,9 @@ type DataAnswer = Extract<Answer<unknown>, { data: unknown }>;
 function toEnvelope(route: AnyRoute, answer: DataAnswer): { status: number; envelope: Envelope } {
   const status = answer.status ?? route.status ?? 200;
   const message = answer.message ?? route.message ?? 'OK';
-  return { status, envelope: { data: answer.data, error: null, message } };
+  const { data, dataText } = answer;
+  const text = dataText === undefined ? {} : { dataText };
+  return { status, envelope: { data, error: null, message, ...text } };
 }
 
 async function sendAnswer(

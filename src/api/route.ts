@@ -33,6 +33,8 @@ export type Call<Params, Query, Body> = Readonly<{
 export type Answer<Reply> =
   | Readonly<{
       data: Reply;
+      /** The data as JSON text, where its very bytes matter; `data` is then only checked. */
+      dataText?: string;
       status?: number;
       message?: string;
       /** Revision, for `ETag`. */

@@ -47,12 +47,14 @@ export async function listCredentials(pool: pg.Pool): Promise<readonly Credentia
   return rows;
 }
 
-/** Removes verifiers whose key was never created: their command ended between the two writes. */
+/**
+ * Removes verifiers whose key was never created: their command ended between the two writes. Call when
+ * the `api_keys` projection has caught up.
+ */
 export async function sweepOrphanCredentials(pool: pg.Pool): Promise<void> {
   await pool.query(
     `delete from credentials c
      where c.kind = 'api_key' and c.created_at < now() - interval '1 hour'
-       and not exists (select from eventlog.events e
-                       where e.stream = 'api_key-' || split_part(c.subject, ':', 2))`,
+       and not exists (select from api_keys k where c.subject = 'api_key:' || k.id)`,
   );
 }

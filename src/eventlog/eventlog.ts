@@ -120,6 +120,8 @@ export type EventLog = Readonly<{
   readNames: (subjects: readonly string[]) => Promise<ReadonlyMap<string, SubjectNames>>;
   /** Removes a subject's names and its personal values of class identity; lines stay. Idempotent. */
   eraseSubject: (subject: string) => Promise<void>;
+  /** Commands that wait to be appended or are under way. */
+  queueDepth: () => number;
   close: () => Promise<void>;
 }>;
 

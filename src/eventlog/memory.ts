@@ -115,6 +115,7 @@ export function memoryEventLog({
       names.delete(subject);
       for (const kept of events) if (kept.event.resource === subject) kept.identity = null;
     },
+    queueDepth: () => 0,
     async close() {
       isClosed = true;
     },

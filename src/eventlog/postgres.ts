@@ -72,6 +72,7 @@ export async function postgresEventLog(options: PostgresLogOptions): Promise<Eve
     async eraseSubject(subject) {
       await pool.query('select eventlog.erase_subject($1)', [subject]);
     },
+    queueDepth: commits.depth,
     async close() {
       await commits.close();
       await Promise.all([writer.close(), listening.close()]);

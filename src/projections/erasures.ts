@@ -3,6 +3,7 @@ import { eraseCredentials } from '../db/credentials.ts';
 import { eraseIdempotentAnswers } from '../db/idempotency.ts';
 import { ERASING_TYPES } from '../domain/events.ts';
 import { type EventLog, subjectOf } from '../eventlog/eventlog.ts';
+import { readLine } from '../eventlog/upcast.ts';
 import type { Projection } from './projector.ts';
 
 /**
@@ -29,24 +30,42 @@ export function erasuresProjection(log: EventLog): Projection {
   };
 }
 
+const PAGE_EVENTS = 1_000;
+
 /**
- * Applies again what the log says is erased and a restored backup has brought back. Looks only for
- * subjects of which something is left, so an ordinary start pays one query.
+ * Applies again what the log says is erased and a restored backup has brought back. Only subjects of
+ * which something is left cost more than a look. Returns how many there were.
  */
 export async function reapplyErasures(pool: pg.Pool, log: EventLog): Promise<number> {
-  const { rows } = await pool.query<{ subject: string }>(
-    `select e.resource as subject from eventlog.events e
-     where e.type = any($1)
-       and (exists (select from eventlog.subject_names s where s.subject = e.resource)
-         or exists (select from credentials c where c.subject = e.resource)
-         or exists (select from idempotency_keys k
-                    where k.subject = e.resource and k.body is not null))`,
-    [ERASING_TYPES],
-  );
-  for (const { subject } of rows) {
-    await log.eraseSubject(subject);
-    await eraseCredentials(pool, subject);
-    await eraseIdempotentAnswers(pool, subject);
+  const { position: until } = await log.head();
+  let after = 0n;
+  let erased = 0;
+  while (after < until) {
+    const filter = { types: ERASING_TYPES };
+    const page = await log.readAll({ after, until, filter, limit: PAGE_EVENTS });
+    const subjects = page.events.map(({ line }) => subjectOf(readLine(line).resource));
+    for (const subject of await findLeftovers(pool, log, subjects)) {
+      await log.eraseSubject(subject);
+      await eraseCredentials(pool, subject);
+      await eraseIdempotentAnswers(pool, subject);
+      erased += 1;
+    }
+    after = page.scannedTo;
   }
-  return rows.length;
+  return erased;
+}
+
+async function findLeftovers(
+  pool: pg.Pool,
+  log: EventLog,
+  subjects: readonly string[],
+): Promise<ReadonlySet<string>> {
+  if (subjects.length === 0) return new Set();
+  const named = await log.readNames(subjects);
+  const { rows } = await pool.query<{ subject: string }>(
+    `select subject from credentials where subject = any($1)
+     union select subject from idempotency_keys where subject = any($1) and body is not null`,
+    [subjects],
+  );
+  return new Set([...named.keys(), ...rows.map(({ subject }) => subject)]);
 }

@@ -3,10 +3,9 @@ import type { MailDomainEvent, MailDomainSettings } from '../domain/mail-domain.
 import { openDisclosure, splitDisclosures } from '../eventlog/personal.ts';
 import type { ProjectedEvent, Projection } from './projector.ts';
 
-/** A mail domain as it stands; its name is its subject's, looked up in the same query. */
+/** A mail domain as it stands; its name is its subject's, and is looked up where it is shown. */
 export type MailDomainRow = Readonly<{
   id: number;
-  name: string;
   stream: string;
   revision: bigint;
   settings: MailDomainSettings;
@@ -57,7 +56,6 @@ const UPSERT = `
 
 type Row = {
   id: string;
-  name: string | null;
   stream: string;
   revision: string;
   settings: MailDomainSettings;
@@ -67,11 +65,10 @@ type Row = {
 };
 
 const SELECT = `
-  select d.id, n.name, d.stream, d.revision, d.settings, d.backend_servers,
+  select d.id, d.stream, d.revision, d.settings, d.backend_servers,
     to_char(d.created_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') as created_at,
     to_char(d.updated_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') as updated_at
-  from mail_domains d
-  left join eventlog.subject_names n on n.subject = 'mail_domain:' || d.id`;
+  from mail_domains d`;
 
 /** A page of mail domains, newest first, with ids below `before`; `only` narrows to one. */
 export async function listMailDomains(
@@ -103,7 +100,6 @@ export async function findMailDomainByStream(
 
 const toRow = (row: Row): MailDomainRow => ({
   id: Number(row.id),
-  name: row.name ?? '',
   stream: row.stream,
   revision: BigInt(row.revision),
   settings: row.settings,

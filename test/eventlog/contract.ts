@@ -66,7 +66,11 @@ export function describeEventLogContract(
     });
 
     it('refuses exists on a stream that does not', async () => {
-      const outcome = await log.append({ stream: stream(), expected: 'exists', events: [anEvent()] });
+      const outcome = await log.append({
+        stream: stream(),
+        expected: 'exists',
+        events: [anEvent()],
+      });
       expect(outcome).toEqual({ kind: 'conflict', revision: -1n });
     });
 

@@ -1,0 +1,275 @@
+import { once } from 'node:events';
+import type { ServerResponse } from 'node:http';
+import { constants, createGzip } from 'node:zlib';
+import { DomainError } from '../domain/errors.ts';
+import type { Position, RawEvent } from '../eventlog/eventlog.ts';
+import { gather, renderEvents } from './audit-page.ts';
+import type { AuditReading } from './audit-query.ts';
+import type { Context } from './context.ts';
+import { acceptsGzip } from './envelope.ts';
+import type { Call } from './route.ts';
+
+export const EXPORTS_MAX = 8;
+/** A client that takes nothing for this long is gone. */
+const STALL_MS = 60_000;
+const CHUNK_BYTES = 262_144;
+const FILTERED_PAGE_LINES = 1_000;
+
+type Form = 'readable' | 'evidence';
+type Tally = { count: number; first: Position | null; last: Position | null };
+
+/** Lines as bytes, and how far they reach. */
+type Batch = Readonly<{
+  bytes: Buffer;
+  count: number;
+  first: Position | null;
+  last: Position | null;
+}>;
+
+/**
+ * Streams matching events as NDJSON, one a line, up to the head at the start, then a trailer. Holds no
+ * connection while the client is slow, and two batches of memory at most. An export that cannot go on,
+ * or whose key ends, resets its connection: without the trailer it cannot be taken for whole.
+ */
+export async function streamExport(
+  context: Context,
+  call: Call<unknown, unknown, unknown>,
+  reading: AuditReading,
+  options: Readonly<{ form: Form; limit: number | null }>,
+): Promise<void> {
+  const { response } = call;
+  response.setHeader('Content-Type', 'application/x-ndjson; charset=utf-8');
+  response.setHeader('X-Sealed-Through', sealedThrough(reading.head.recordedAt));
+  if (call.request.method === 'HEAD') {
+    response.end();
+    return;
+  }
+  const release = admit(context);
+  const abort = new AbortController();
+  const cut = () => {
+    abort.abort();
+    response.destroy();
+  };
+  const forgetKey = context.liveKeys.onEnd(call.key, cut);
+  const forgetStop = context.onStop(cut);
+  response.once('close', () => abort.abort());
+  const tally: Tally = { count: 0, first: null, last: null };
+  let ended: 'complete' | 'cut' = 'cut';
+  try {
+    const sink = openSink(call, abort.signal);
+    const batches = batchesOf(context, reading, options);
+    for await (const batch of ahead(batches)) {
+      abort.signal.throwIfAborted();
+      add(tally, batch);
+      context.metrics.exportedLines.inc(batch.count);
+      await sink.write(batch.bytes);
+    }
+    await sink.end(trailerOf(context, reading, tally, options.limit));
+    ended = 'complete';
+  } catch (error) {
+    if (!abort.signal.aborted) context.logger.error({ err: error }, 'an export was cut');
+    response.destroy();
+  } finally {
+    forgetKey();
+    forgetStop();
+    release();
+    await recordEnd(context, call, { reading, form: options.form, tally, ended });
+  }
+}
+
+/** `recorded_at` of the head and a microsecond: what was recorded before is visible for good. */
+export function sealedThrough(recordedAt: string | null): string {
+  if (recordedAt === null) return '1970-01-01T00:00:00.000000Z';
+  const micros = Number(recordedAt.slice(20, 26)) + 1;
+  if (micros < 1_000_000) return `${recordedAt.slice(0, 20)}${String(micros).padStart(6, '0')}Z`;
+  const next = new Date(Date.parse(`${recordedAt.slice(0, 19)}Z`) + 1_000);
+  return `${next.toISOString().slice(0, 19)}.000000Z`;
+}
+
+let running = 0;
+
+function admit({ metrics }: Context): () => void {
+  if (running >= EXPORTS_MAX) {
+    throw new DomainError('unavailable', `${EXPORTS_MAX} exports are under way; try again.`, {
+      retry_after_seconds: 5,
+    });
+  }
+  running += 1;
+  metrics.runningExports.set(running);
+  return () => {
+    running -= 1;
+    metrics.runningExports.set(running);
+  };
+}
+
+async function* batchesOf(
+  context: Context,
+  reading: AuditReading,
+  { form, limit }: Readonly<{ form: Form; limit: number | null }>,
+): AsyncGenerator<Batch> {
+  const { log } = context;
+  const isWhole = Object.keys(reading.filter).length === 0 && limit === null;
+  let { after } = reading;
+  let left = limit ?? Number.POSITIVE_INFINITY;
+  while (after < reading.until && left > 0) {
+    if (isWhole && form === 'evidence') {
+      const segment = await log.readSegment(after, reading.until);
+      after = segment.scannedTo;
+      yield toEvidence(segment.events);
+      continue;
+    }
+    const take = Math.min(left, FILTERED_PAGE_LINES);
+    const page = await gather(log, { ...reading, after, limit: take });
+    after = page.scannedTo;
+    left -= page.events.length;
+    const raw = page.events.map((e) => ({ ...e, line: Buffer.from(e.line) }));
+    yield form === 'evidence' ? toEvidence(raw) : await toReadable(context, reading, page.events);
+  }
+}
+
+async function toReadable(
+  { log }: Context,
+  { viewer }: AuditReading,
+  events: Parameters<typeof renderEvents>[1],
+): Promise<Batch> {
+  const lines = await renderEvents(log, events, viewer);
+  const text = lines.map((line) => `${JSON.stringify(line)}\n`).join('');
+  return {
+    bytes: Buffer.from(text),
+    count: events.length,
+    first: events[0]?.position ?? null,
+    last: events.at(-1)?.position ?? null,
+  };
+}
+
+const OPEN = Buffer.from('{"line":');
+const MIDDLE = Buffer.from(',"disclosures":[');
+const CLOSE = Buffer.from(']}\n');
+
+/** The committed bytes untouched, with what is still disclosed of them beside. */
+function toEvidence(events: readonly RawEvent[]): Batch {
+  let size = 0;
+  for (const { line, disclosures } of events) {
+    size += OPEN.length + line.length + MIDDLE.length + disclosures.length + CLOSE.length;
+  }
+  const bytes = Buffer.allocUnsafe(size);
+  let at = 0;
+  for (const { line, disclosures } of events) {
+    at += OPEN.copy(bytes, at);
+    at += line.copy(bytes, at);
+    at += MIDDLE.copy(bytes, at);
+    at +=
+      typeof disclosures === 'string'
+        ? bytes.write(disclosures, at, 'latin1')
+        : disclosures.copy(bytes, at);
+    at += CLOSE.copy(bytes, at);
+  }
+  return {
+    bytes,
+    count: events.length,
+    first: events[0]?.position ?? null,
+    last: events.at(-1)?.position ?? null,
+  };
+}
+
+/** Reads one batch ahead: the database works while the client takes what it has. */
+async function* ahead(batches: AsyncGenerator<Batch>): AsyncGenerator<Batch> {
+  let next = batches.next();
+  try {
+    for (;;) {
+      const { done, value } = await next;
+      if (done) return;
+      next = batches.next();
+      // Its failure is met at the next turn; until then it is nobody's.
+      next.catch(() => undefined);
+      yield value;
+    }
+  } finally {
+    await next.catch(() => undefined);
+  }
+}
+
+/** Writes to the client, waiting when it is slow and giving up when it has stalled. */
+function openSink(call: Call<unknown, unknown, unknown>, signal: AbortSignal) {
+  const { request, response } = call;
+  const gzip = acceptsGzip(request) ? createGzip({ level: constants.Z_BEST_SPEED }) : null;
+  response.setHeader('Vary', 'Accept-Encoding');
+  if (gzip !== null) {
+    response.setHeader('Content-Encoding', 'gzip');
+    gzip.pipe(response);
+    gzip.once('error', () => response.destroy());
+  }
+  const target = gzip ?? response;
+  const write = async (bytes: Buffer) => {
+    for (let at = 0; at < bytes.length; at += CHUNK_BYTES) {
+      if (target.write(bytes.subarray(at, at + CHUNK_BYTES))) continue;
+      await once(target, 'drain', {
+        signal: AbortSignal.any([signal, AbortSignal.timeout(STALL_MS)]),
+      });
+    }
+  };
+  return {
+    write,
+    async end(last: Buffer) {
+      await write(last);
+      target.end();
+      await finished(response, signal);
+    },
+  };
+}
+
+async function finished(response: ServerResponse, signal: AbortSignal): Promise<void> {
+  if (response.writableFinished) return;
+  const timeout = AbortSignal.timeout(STALL_MS);
+  const gone = new AbortController();
+  signal.addEventListener('abort', () => gone.abort(), { once: true });
+  timeout.addEventListener('abort', () => gone.abort(), { once: true });
+  await once(response, 'finish', { signal: gone.signal }).catch((error: unknown) => {
+    if (!response.writableFinished) throw error;
+  });
+}
+
+function add(tally: Tally, batch: Batch): void {
+  tally.count += batch.count;
+  tally.first ??= batch.first;
+  tally.last = batch.last ?? tally.last;
+}
+
+function trailerOf(
+  { cursors }: Context,
+  { bound, until }: AuditReading,
+  { count, first, last }: Tally,
+  limit: number | null,
+): Buffer {
+  const isLimited = limit !== null && count >= limit;
+  const reached = isLimited && last !== null ? last : until;
+  const trailer = {
+    count,
+    first_position: first?.toString() ?? null,
+    last_position: last?.toString() ?? null,
+    next_cursor: cursors.encode(bound, reached),
+    tree_size: null,
+    root_hash: null,
+  };
+  return Buffer.from(`${JSON.stringify({ trailer })}\n`);
+}
+
+async function recordEnd(
+  { auditTrail, logger }: Context,
+  { meta }: Call<unknown, unknown, unknown>,
+  end: Readonly<{ reading: AuditReading; form: Form; tally: Tally; ended: 'complete' | 'cut' }>,
+): Promise<void> {
+  const { reading, form, tally, ended } = end;
+  const outcome = ended === 'complete' ? 'success' : 'failure';
+  const data = {
+    form,
+    filter: reading.described,
+    count: tally.count,
+    first_position: tally.first?.toString() ?? null,
+    last_position: tally.last?.toString() ?? null,
+    ended,
+  };
+  await auditTrail
+    .recordExport({ ...meta, outcome }, data)
+    .catch((error: unknown) => logger.error({ err: error }, 'an export could not be recorded'));
+}

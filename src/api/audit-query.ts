@@ -1,0 +1,179 @@
+import { isNarrowed, type Principal } from '../domain/access.ts';
+import { DomainError } from '../domain/errors.ts';
+import type { Head, LogFilter, Position } from '../eventlog/eventlog.ts';
+import type { Viewer } from '../projections/audit-lines.ts';
+import type { Context } from './context.ts';
+import type { Bound } from './cursor.ts';
+import { invalid } from './input.ts';
+import { findMailDomainId } from './mail-domain-name.ts';
+import { PositionText, Timestamp } from './schemas.ts';
+import { z } from './zod.ts';
+
+const LIST_MAX = 50;
+export const PAGE_LINES_MAX = 10_000;
+
+const listOf = (pattern: RegExp, what: string) =>
+  z
+    .string()
+    .transform((text) => text.split(','))
+    .refine((list) => list.length <= LIST_MAX, `takes at most ${LIST_MAX} values`)
+    .refine((list) => list.every((value) => pattern.test(value)), `must be ${what}`)
+    .openapi({ type: 'string' });
+
+const reference = listOf(/^[a-z_]{1,64}:[^,]{1,200}$/, 'type:id, or several with commas');
+const typeName = listOf(/^[a-z_]{1,64}$/, 'a type, or several with commas');
+
+export const AuditQuery = z.strictObject({
+  from: Timestamp.optional().openapi({ description: 'Recorded at or after.' }),
+  to: Timestamp.optional().openapi({ description: 'Recorded before.' }),
+  actor: reference.optional().openapi({ description: '`type:id`, comma-separated.' }),
+  actor_type: typeName.optional(),
+  resource: reference.optional().openapi({ description: '`type:id`, comma-separated.' }),
+  resource_type: typeName.optional(),
+  action: listOf(/^[a-z_]+(\.[a-z_]+)*(\.\*)?$/, 'an event type, or a prefix with a star')
+    .optional()
+    .openapi({ description: 'Event types, comma-separated; `api_key.*` takes a prefix.' }),
+  domain: z
+    .string()
+    .min(1)
+    .max(253)
+    .optional()
+    .openapi({ description: 'A mail domain: its name, or its id (also of a deleted one).' }),
+  outcome: listOf(/^(success|failure|denied)$/, 'success, failure or denied').optional(),
+  cursor: z
+    .string()
+    .min(1, 'must not be empty; leave it out to begin at the start')
+    .max(256)
+    .optional()
+    .openapi({ description: 'From `X-Next-Cursor` or a line of the same filter.' }),
+  after: PositionText.optional().openapi({ description: 'Begin behind a known position.' }),
+  limit: z
+    .string()
+    .regex(/^\d{1,5}$/, `must be 1 to ${PAGE_LINES_MAX}`)
+    .transform(Number)
+    .refine((n) => n >= 1 && n <= PAGE_LINES_MAX, `must be 1 to ${PAGE_LINES_MAX}`)
+    .optional()
+    .openapi({
+      type: 'integer',
+      minimum: 1,
+      maximum: PAGE_LINES_MAX,
+      description: 'Lines per page (default 100); an export is not limited unless this is given.',
+    }),
+  form: z
+    .enum(['readable', 'evidence'])
+    .default('readable')
+    .openapi({ description: 'Names and values in place, or the committed bytes.' }),
+});
+
+export type AuditQueryInput = z.output<typeof AuditQuery>;
+
+/** A query, resolved: what to read, from where to where, and what its cursors are bound to. */
+export type AuditReading = Readonly<{
+  filter: LogFilter;
+  after: Position;
+  until: Position;
+  head: Head;
+  bound: Bound;
+  viewer: Viewer;
+  /** For the audit trail: the filter without cursor and limit. */
+  described: string;
+}>;
+
+/** Resolves names and times to ids and positions, and refuses what this caller may not ask. */
+export async function resolveReading(
+  context: Context,
+  query: AuditQueryInput,
+  principal: Principal,
+): Promise<AuditReading> {
+  if (query.cursor !== undefined && query.after !== undefined) {
+    throw invalid([{ path: 'after', message: 'cannot be combined with cursor' }]);
+  }
+  if (query.form === 'evidence') requireEvidence(principal);
+  const { log, cursors } = context;
+  const filter = await toFilter(context, query, principal);
+  const head = await log.head();
+  const window = {
+    ...(query.from === undefined ? {} : { from: query.from }),
+    ...(query.to === undefined ? {} : { to: query.to }),
+  };
+  const bound = cursors.bind({ ...filter, ...window }, principal);
+  const started = startOf(context, query, bound, head.position);
+  const from = query.from === undefined ? 0n : await log.positionBefore(query.from);
+  const to = query.to === undefined ? head.position : await log.positionBefore(query.to);
+  const until = to < head.position ? to : head.position;
+  return {
+    filter,
+    after: started > from ? started : from,
+    until,
+    head,
+    bound,
+    viewer: viewerOf(context, principal),
+    described: JSON.stringify({ ...filter, ...window }),
+  };
+}
+
+/** The committed bytes hold every tenant's ids, so only readers of everything get them. */
+export function requireEvidence(principal: Principal): void {
+  const isReader = principal.scope === 'full-admin' || principal.scope === 'read-only';
+  if (isReader && !isNarrowed(principal)) return;
+  throw new DomainError('scope_forbidden', 'Evidence is for unnarrowed full-admin and read-only.');
+}
+
+/** What a narrowed reader may know of actors: those whose key belongs to its mail domain. */
+export function viewerOf({ liveKeys }: Context, principal: Principal): Viewer {
+  if (!isNarrowed(principal)) return null;
+  return {
+    knowsActor: ({ type, id }) =>
+      type === 'api_key' &&
+      liveKeys.find(Number(id))?.principal.mailDomain === principal.mailDomain,
+  };
+}
+
+function startOf(
+  { cursors }: Context,
+  query: AuditQueryInput,
+  bound: Bound,
+  head: Position,
+): Position {
+  if (query.cursor !== undefined) return cursors.decode(bound, query.cursor, head);
+  if (query.after !== undefined) return cursors.requireInLog(BigInt(query.after), head);
+  return 0n;
+}
+
+async function toFilter(
+  context: Context,
+  query: AuditQueryInput,
+  principal: Principal,
+): Promise<LogFilter> {
+  const types = query.action?.filter((action) => !action.endsWith('*'));
+  const prefixes = query.action?.filter((action) => action.endsWith('*'));
+  const mailDomain =
+    query.domain === undefined ? undefined : await resolveDomain(context, query.domain, principal);
+  return {
+    ...(types === undefined ? {} : { types }),
+    ...(prefixes === undefined || prefixes.length === 0
+      ? {}
+      : { typePrefixes: prefixes.map((prefix) => prefix.slice(0, -1)) }),
+    ...(query.actor === undefined ? {} : { actors: query.actor }),
+    ...(query.actor_type === undefined ? {} : { actorTypes: query.actor_type }),
+    ...(query.resource === undefined ? {} : { resources: query.resource }),
+    ...(query.resource_type === undefined ? {} : { resourceTypes: query.resource_type }),
+    ...(query.outcome === undefined ? {} : { outcomes: query.outcome }),
+    ...(mailDomain === undefined ? {} : { mailDomain }),
+    ...(isNarrowed(principal) ? { visibleTo: String(principal.mailDomain ?? 0) } : {}),
+  };
+}
+
+async function resolveDomain(
+  context: Context,
+  given: string,
+  principal: Principal,
+): Promise<string> {
+  const unknown = new DomainError('unknown_mail_domain', 'There is no such mail domain.');
+  const isId = /^[1-9]\d{0,15}$/.test(given);
+  const id = isId ? Number(given) : await findMailDomainId(context, given);
+  if (id === null || !Number.isSafeInteger(id)) throw unknown;
+  // For a narrowed reader every other mail domain is as unknown as one that never was.
+  if (isNarrowed(principal) && id !== principal.mailDomain) throw unknown;
+  return String(id);
+}

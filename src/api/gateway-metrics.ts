@@ -1,0 +1,44 @@
+import type { Context } from './context.ts';
+import { gaugeOf } from './metrics.ts';
+
+/** What is asked of the running parts when a scrape comes. */
+export function observeGateway(context: Context): void {
+  const { metrics, projector, log, liveKeys } = context;
+  const ofProjections = (
+    name: string,
+    help: string,
+    read: (status: Awaited<ReturnType<typeof projector.status>>[number]) => number,
+  ) =>
+    gaugeOf(metrics, { name, help, labelNames: ['projection'] }, async (gauge) => {
+      for (const status of await projector.status()) {
+        gauge.set({ projection: status.name }, read(status));
+      }
+    });
+  ofProjections('mailguard_projection_lag_events', 'Events that are not applied yet.', (status) =>
+    Number(status.lagEvents),
+  );
+  ofProjections(
+    'mailguard_projection_lag_seconds',
+    'Age of the oldest event that is not applied yet.',
+    (status) => status.lagSeconds,
+  );
+  ofProjections('mailguard_projection_stopped', '1 when a poison event stopped it.', (status) =>
+    status.stoppedBy === null ? 0 : 1,
+  );
+  gaugeOf(
+    metrics,
+    { name: 'mailguard_eventlog_head_position', help: 'Position of the last event.' },
+    async (gauge) => gauge.set(Number((await log.head()).position)),
+  );
+  gaugeOf(
+    metrics,
+    {
+      name: 'mailguard_eventlog_append_queue_commands',
+      help: 'Commands that wait to be appended.',
+    },
+    (gauge) => gauge.set(log.queueDepth()),
+  );
+  gaugeOf(metrics, { name: 'mailguard_api_keys', help: 'Keys in memory.' }, (gauge) =>
+    gauge.set([...liveKeys.all()].length),
+  );
+}

@@ -1,0 +1,241 @@
+import {
+  OpenAPIRegistry,
+  OpenApiGeneratorV31,
+  type ResponseConfig,
+  type RouteConfig,
+} from '@asteasolutions/zod-to-openapi';
+import { stringify } from 'yaml';
+import { acceptedScopes } from '../domain/access.ts';
+import type { ErrorCode } from '../domain/errors.ts';
+import { STATUS } from './error-status.ts';
+import { BASE_PATH } from './paths.ts';
+import type { AnyRoute } from './route.ts';
+import { z } from './zod.ts';
+
+/** Version of the contract; a release tag is the same. */
+export const API_VERSION = '0.1.0';
+
+let printed: { yaml: string; json: string } | null = null;
+
+/** The contract as it is committed and served. */
+export const openapiYaml = (routes: readonly AnyRoute[]): string => print(routes).yaml;
+export const openapiJson = (routes: readonly AnyRoute[]): string => print(routes).json;
+
+function print(routes: readonly AnyRoute[]): { yaml: string; json: string } {
+  if (printed === null) {
+    const document = toDocument(routes);
+    printed = {
+      yaml: stringify(document, { lineWidth: 100, aliasDuplicateObjects: false }),
+      json: JSON.stringify(document),
+    };
+  }
+  return printed;
+}
+
+function toDocument(routes: readonly AnyRoute[]) {
+  const registry = new OpenAPIRegistry();
+  registry.registerComponent('securitySchemes', 'ApiKey', {
+    type: 'apiKey',
+    in: 'header',
+    name: 'X-API-Key',
+    description: '`nmg_` and 64 lower-case hex digits. Never put it into a URL.',
+  });
+  for (const route of routes) registry.registerPath(toPath(route));
+  return new OpenApiGeneratorV31(registry.definitions, {
+    sortComponents: 'alphabetically',
+  }).generateDocument({
+    openapi: '3.1.0',
+    info: {
+      title: 'MailGuard',
+      version: API_VERSION,
+      description: INTRODUCTION,
+      license: { name: 'Proprietary', url: 'https://mailguard.invalid/license' },
+    },
+    servers: [{ url: '/', description: 'This server.' }],
+    tags: [...new Set(routes.map(({ tag }) => tag))].map((name) => ({
+      name,
+      description: TAGS[name] ?? name,
+    })),
+  });
+}
+
+const INTRODUCTION = `\
+Backend of a mail-security gateway: every change is an event, and the audit log is the event log itself.
+
+Every JSON answer is an envelope of exactly \`data\`, \`error\` and \`message\`; \`error\` is null or a stable code.
+Times are RFC 3339 in UTC, 64-bit values are strings. Requests carry \`X-API-Key\`; answers carry \`X-Request-Id\`,
+\`RateLimit\` and \`RateLimit-Policy\`. POST takes \`Idempotency-Key\`: for 24 hours the first answer is given again.
+GET answers to HEAD as well; gzip is used where it is accepted. Headers of more than 16 KiB are refused with 431.`;
+
+const TAGS: Readonly<Record<string, string>> = {
+  'API keys': 'Who may call, how often, and since when.',
+  'Mail domains': 'The DNS domains whose mail is protected.',
+  Audit: 'What happened, by whom, and what can be proved of it.',
+  Service: 'The program itself.',
+};
+
+function toPath(route: AnyRoute): RouteConfig {
+  const isPublic = route.permission.operation === 'public';
+  const body = route.body as z.ZodType | undefined;
+  const mediaTypes = route.mergePatch
+    ? ['application/json', 'application/merge-patch+json']
+    : ['application/json'];
+  const headers = headerParameters(route);
+  return {
+    method: route.method,
+    path: route.atRoot ? route.path : BASE_PATH + route.path,
+    operationId: route.id,
+    tags: [route.tag],
+    summary: route.summary,
+    ...(describe(route) === '' ? {} : { description: describe(route) }),
+    security: isPublic ? [] : [{ ApiKey: [] }],
+    request: {
+      ...(route.params === undefined
+        ? {}
+        : { params: withExamples(route.params, route.example?.params) }),
+      ...(route.query === undefined
+        ? {}
+        : { query: withExamples(route.query, route.example?.query) }),
+      ...(headers === null ? {} : { headers }),
+      ...(body === undefined
+        ? {}
+        : {
+            body: {
+              required: route.bodyOptional !== true,
+              content: Object.fromEntries(
+                mediaTypes.map((type) => [
+                  type,
+                  {
+                    schema: body,
+                    ...(route.example?.body === undefined ? {} : { example: route.example.body }),
+                  },
+                ]),
+              ),
+            },
+          }),
+    },
+    responses: responsesOf(route),
+  };
+}
+
+/** Examples stand on the parameters, where generators of clients and of requests look for them. */
+function withExamples(shape: z.ZodObject, examples: object | undefined): z.ZodObject {
+  const given = examples as Record<string, unknown> | undefined;
+  const known = { id: 1, position: '1', ...given } as Record<string, unknown>;
+  const members = Object.entries(shape.shape).map(([name, schema]) => [
+    name,
+    known[name] === undefined ? schema : (schema as z.ZodType).openapi({ example: known[name] }),
+  ]);
+  return z.strictObject(Object.fromEntries(members) as z.ZodRawShape);
+}
+
+function headerParameters(route: AnyRoute): z.ZodObject | null {
+  const headers: Record<string, z.ZodType> = {};
+  if (route.method === 'post') {
+    headers['Idempotency-Key'] = z
+      .string()
+      .min(1)
+      .max(255)
+      .optional()
+      .openapi({ description: 'Makes a repetition of this request harmless.' });
+  }
+  if (route.conditional) {
+    headers['If-Match'] = z
+      .string()
+      .optional()
+      .openapi({ description: 'The `ETag` you last saw; 412 if it changed since.' });
+  }
+  return Object.keys(headers).length === 0 ? null : z.object(headers);
+}
+
+function describe(route: AnyRoute): string {
+  const parts = [route.description ?? ''];
+  if (route.permission.operation !== 'public') {
+    const { operation, reach } = route.permission;
+    const scopes = acceptedScopes(operation)
+      .map((scope) => `\`${scope}\``)
+      .join(', ');
+    const narrowed = reach === 'installation' ? ' Not for keys narrowed to a mail domain.' : '';
+    parts.push(`Scopes: ${scopes}.${narrowed}`);
+  }
+  return parts.filter((part) => part !== '').join('\n\n');
+}
+
+const envelopeOf = (data: z.ZodType) => z.object({ data, error: z.null(), message: z.string() });
+
+function responsesOf(route: AnyRoute): Record<string, ResponseConfig> {
+  const status = route.status ?? 200;
+  const headers = z.object(
+    Object.fromEntries(
+      Object.entries(route.responseHeaders ?? {}).map(([name, description]) => [
+        name,
+        z.string().optional().openapi({ description }),
+      ]),
+    ),
+  );
+  const other = Object.fromEntries(
+    Object.entries(route.produces ?? {}).map(([type, description]) => [
+      type,
+      { schema: z.string().openapi({ description }) },
+    ]),
+  );
+  const hasEnvelope = !(route.reply instanceof z.ZodNull && route.produces !== undefined);
+  const isDocument = route.id === 'openapiJson';
+  const json = isDocument ? z.looseObject({}) : envelopeOf(route.reply as z.ZodType);
+  const success: ResponseConfig = {
+    description: route.message ?? 'OK',
+    ...(Object.keys(headers.shape).length === 0 ? {} : { headers }),
+    content: { ...(hasEnvelope ? { 'application/json': { schema: json } } : {}), ...other },
+  };
+  const responses: Record<string, ResponseConfig> = { [String(status)]: success };
+  if (route.permission.operation !== 'public' && route.method !== 'get') {
+    responses['202'] = { ...success, description: 'Recorded; the effect is under way.' };
+  }
+  for (const [code, codes] of refusalsOf(route)) {
+    responses[String(code)] = {
+      description: codes.map((name) => `\`${name}\``).join(', '),
+      content: { 'application/json': { schema: refusal } },
+    };
+  }
+  return responses;
+}
+
+const refusal = z
+  .object({
+    data: z.unknown().openapi({ description: 'Details, such as `issues` of a failed validation.' }),
+    error: z.enum(Object.keys(STATUS) as [ErrorCode, ...ErrorCode[]]),
+    message: z.string(),
+  })
+  .openapi('Refusal');
+
+/** Every refusal that a route can meet, by status: its own, and those of what it takes and asks. */
+export function refusalsOf(route: AnyRoute): Map<number, ErrorCode[]> {
+  const codes = new Set<ErrorCode>(route.errors as readonly ErrorCode[]);
+  for (const code of [
+    'validation_failed',
+    'bad_request',
+    'key_in_url',
+    'not_acceptable',
+    'internal',
+    'unavailable',
+  ] as const) {
+    codes.add(code);
+  }
+  if (route.permission.operation !== 'public') {
+    for (const code of ['unauthorized', 'scope_forbidden', 'rate_limited'] as const)
+      codes.add(code);
+  }
+  if (route.body !== undefined) {
+    for (const code of ['payload_too_large', 'unsupported_media_type'] as const) codes.add(code);
+  }
+  if (route.method === 'post') {
+    for (const code of ['idempotency_in_progress', 'idempotency_mismatch', 'erased'] as const) {
+      codes.add(code);
+    }
+  }
+  const byStatus = new Map<number, ErrorCode[]>();
+  for (const code of [...codes].sort()) {
+    byStatus.set(STATUS[code], [...(byStatus.get(STATUS[code]) ?? []), code]);
+  }
+  return new Map([...byStatus].sort(([a], [b]) => a - b));
+}

@@ -1,0 +1,17 @@
+import type { AnyRoute } from './route.ts';
+import { keyActivity } from './routes/api-key-activity.ts';
+import { rotateKey } from './routes/api-key-rotation.ts';
+import { apiKeyRoutes } from './routes/api-keys.ts';
+import { auditRoutes } from './routes/audit.ts';
+import { mailDomainRoutes } from './routes/mail-domains.ts';
+import { serviceRoutes } from './routes/service.ts';
+
+/** The table: the server, `openapi.yaml` and the generated tests all come from it. */
+export const routes: readonly AnyRoute[] = [
+  ...apiKeyRoutes,
+  rotateKey,
+  keyActivity,
+  ...mailDomainRoutes,
+  ...auditRoutes,
+  ...serviceRoutes(() => routes),
+];

@@ -1,0 +1,165 @@
+import { isNarrowed } from '../../domain/access.ts';
+import { DomainError } from '../../domain/errors.ts';
+import type { StoredEvent } from '../../eventlog/eventlog.ts';
+import { sealedThrough, streamExport } from '../audit-export.ts';
+import { gather, renderEvents } from '../audit-page.ts';
+import { AuditQuery, requireEvidence, resolveReading, viewerOf } from '../audit-query.ts';
+import { BASE_PATH } from '../paths.ts';
+import { route } from '../route.ts';
+import { Instant, PositionText } from '../schemas.ts';
+import { z } from '../zod.ts';
+
+const tag = 'Audit';
+const NDJSON = 'application/x-ndjson';
+const PAGE_LINES = 100;
+
+const Reference = z.object({ type: z.string(), id: z.string(), name: z.string().nullable() });
+const ReadableLine = z
+  .object({
+    position: z.string(),
+    cursor: z.string().optional(),
+    event_id: z.string(),
+    type: z.string(),
+    schema_version: z.number().int(),
+    stream: z.string(),
+    revision: z.string(),
+    recorded_at: Instant,
+    occurred_at: Instant,
+    actor: Reference,
+    resource: Reference.extend({ key_prefix: z.string().optional() }),
+    mail_domains: z.array(z.string()),
+    outcome: z.enum(['success', 'failure', 'denied']),
+    request_id: z.string().nullable(),
+    source: z.object({
+      node: z.string(),
+      ip: z.string().nullable(),
+      user_agent: z.string().nullable(),
+    }),
+    data: z.record(z.string(), z.unknown()),
+    erased: z.array(z.string()).openapi({ description: 'Members that were recorded and erased.' }),
+    withheld: z.array(z.string()).openapi({ description: 'Members that you may not see.' }),
+  })
+  .openapi('AuditLine');
+const EvidenceLine = z
+  .object({
+    line: z.record(z.string(), z.unknown()).openapi({ description: 'The committed line.' }),
+    disclosures: z.array(z.string()).openapi({ description: 'SD-JWT disclosures (RFC 9901).' }),
+  })
+  .openapi('EvidenceLine');
+const Line = z.union([ReadableLine, EvidenceLine]);
+
+const read = { operation: 'read', reach: 'mail_domain' } as const;
+
+const listAuditLogs = route({
+  id: 'listAuditLogs',
+  method: 'get',
+  path: '/audit/logs',
+  tag,
+  summary: 'Read the audit log, which is the event log itself, by cursor.',
+  description:
+    'Ascending. Poll with the last `X-Next-Cursor`: it is on every page, also the empty one, it ' +
+    'never expires, and no event can ever appear behind it. With `Accept: application/x-ndjson` ' +
+    'everything up to the head at the start is streamed, one event a line, closed by a trailer ' +
+    '`{"trailer":{…}}`: an export without it was cut.',
+  permission: read,
+  query: AuditQuery,
+  reply: z.array(Line),
+  produces: { [NDJSON]: 'One line of JSON per event, then a trailer.' },
+  isAuditRead: true,
+  responseHeaders: {
+    'X-Next-Cursor': 'Where to go on, on every page.',
+    'X-Has-More': '`true` while more is there already.',
+    'X-Sealed-Through': 'Every event recorded before this instant is visible for good.',
+    Link: 'The next page, `rel="next"`, while there is one.',
+  },
+  errors: [
+    'invalid_cursor',
+    'cursor_filter_mismatch',
+    'cursor_log_mismatch',
+    'cursor_ahead_of_log',
+    'cursor_gone',
+    'unknown_mail_domain',
+  ],
+  example: { query: { action: 'api_key.*', limit: '10' } },
+  async handle(context, call) {
+    const { query, principal, meta } = call;
+    await context.auditTrail.recordRead(meta);
+    const reading = await resolveReading(context, query, principal);
+    if (call.request.headers.accept?.includes(NDJSON)) {
+      await streamExport(context, call, reading, { form: query.form, limit: query.limit ?? null });
+      return 'streamed';
+    }
+    const limit = query.limit ?? PAGE_LINES;
+    const page = await gather(context.log, { ...reading, limit });
+    const next = context.cursors.encode(reading.bound, page.scannedTo);
+    const headers: Record<string, string> = {
+      'X-Next-Cursor': next,
+      'X-Has-More': String(page.hasMore),
+      'X-Sealed-Through': sealedThrough(reading.head.recordedAt),
+    };
+    if (page.hasMore) headers['Link'] = linkOf(call.request.url ?? '', next);
+    if (query.form === 'evidence') {
+      const dataText = `[${page.events.map(evidenceText).join(',')}]`;
+      return { data: page.events.map(toEvidence), dataText, headers };
+    }
+    const lines = await renderEvents(context.log, page.events, reading.viewer);
+    const data = lines.map((line) => ({
+      ...line,
+      cursor: context.cursors.encode(reading.bound, BigInt(line.position)),
+    }));
+    return { data: data as never, headers };
+  },
+});
+
+const getAuditLog = route({
+  id: 'getAuditLog',
+  method: 'get',
+  path: '/audit/logs/{position}',
+  tag,
+  summary: 'Read one event by its position.',
+  permission: read,
+  params: z.strictObject({ position: PositionText }),
+  query: AuditQuery.pick({ form: true }),
+  reply: Line,
+  isAuditRead: true,
+  errors: ['not_found'],
+  async handle(context, { params, query, principal, meta }) {
+    if (query.form === 'evidence') requireEvidence(principal);
+    await context.auditTrail.recordRead(meta);
+    const position = BigInt(params.position);
+    const filter = isNarrowed(principal) ? { visibleTo: String(principal.mailDomain ?? 0) } : {};
+    const { events } = await context.log.readAll({
+      after: position - 1n,
+      until: position,
+      filter,
+      limit: 1,
+    });
+    const [event] = events;
+    if (event === undefined) throw new DomainError('not_found', 'There is no such event.');
+    if (query.form === 'evidence') {
+      return { data: toEvidence(event), dataText: evidenceText(event) };
+    }
+    const [line] = await renderEvents(context.log, events, viewerOf(context, principal));
+    return { data: line as never };
+  },
+});
+
+export const auditRoutes = [listAuditLogs, getAuditLog];
+
+/** Assembled as text: parsing and printing again could reorder members and break the leaf hash. */
+const evidenceText = ({ line, disclosures }: StoredEvent): string =>
+  `{"line":${line},"disclosures":[${disclosures}]}`;
+
+function toEvidence({ line, disclosures }: Readonly<{ line: string; disclosures: string }>) {
+  return {
+    line: JSON.parse(line) as Record<string, unknown>,
+    disclosures: disclosures === '' ? [] : (JSON.parse(`[${disclosures}]`) as string[]),
+  };
+}
+
+function linkOf(url: string, cursor: string): string {
+  const query = new URLSearchParams(url.split('?')[1] ?? '');
+  query.delete('after');
+  query.set('cursor', cursor);
+  return `<${BASE_PATH}/audit/logs?${query.toString()}>; rel="next"`;
+}

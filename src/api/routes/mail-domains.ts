@@ -1,0 +1,358 @@
+import { nextId } from '../../db/ids.ts';
+import { isNarrowed, type Principal, sees } from '../../domain/access.ts';
+import { DomainError } from '../../domain/errors.ts';
+import {
+  DIRECTIONS,
+  type MailDomainCommand,
+  type MailDomainSettings,
+  mailDomain,
+} from '../../domain/mail-domain.ts';
+import { handleCommand } from '../../eventlog/handle-command.ts';
+import {
+  findMailDomain,
+  listMailDomains,
+  type MailDomainRow,
+} from '../../projections/mail-domains.ts';
+import type { Context } from '../context.ts';
+import { invalid } from '../input.ts';
+import { mailDomainStream, normaliseMailDomainName } from '../mail-domain-name.ts';
+import { BASE_PATH } from '../paths.ts';
+import { type Answer, type Call, route } from '../route.ts';
+import { Id, IdText, Instant, ListQuery, listHeaders, Text } from '../schemas.ts';
+import { z } from '../zod.ts';
+
+const Params = z.strictObject({ id: IdText });
+const BackendServer = z
+  .string()
+  .max(260)
+  .regex(
+    /^(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252}[A-Za-z0-9])?):(?:[1-9]\d{0,4})$/,
+    'must be host:port',
+  )
+  .refine((text) => Number(/\d+$/.exec(text)?.[0]) <= 65_535, 'must end in a port');
+const Threshold = z.number().min(-1_000).max(1_000);
+
+const members = {
+  direction: z.enum(DIRECTIONS),
+  active: z.boolean(),
+  backend_servers: z.array(BackendServer).max(20),
+  quarantine_threshold: Threshold,
+  reject_threshold: Threshold,
+  dkim_active: z.boolean(),
+  dmarc_reporting: z.boolean(),
+  tenant_id: Text(64).nullable(),
+  quarantine_retention_days: z.number().int().min(1).max(3_650),
+};
+
+const MailDomainView = z
+  .object({
+    id: Id,
+    name: z.string().openapi({ description: 'Lower-case A-labels (IDNA).' }),
+    ...members,
+    created_at: Instant,
+    updated_at: Instant,
+  })
+  .openapi('MailDomain');
+
+/** What a caller may change; what cannot change may be sent along as it was read. */
+const Changes = z.strictObject({
+  id: Id.optional(),
+  name: Text(253).optional(),
+  direction: members.direction.optional(),
+  active: members.active.optional(),
+  backend_servers: members.backend_servers.optional(),
+  quarantine_threshold: members.quarantine_threshold.optional(),
+  reject_threshold: members.reject_threshold.optional(),
+  dkim_active: members.dkim_active.optional(),
+  dmarc_reporting: members.dmarc_reporting.optional(),
+  tenant_id: members.tenant_id.optional(),
+  quarantine_retention_days: members.quarantine_retention_days.optional(),
+  created_at: z.string().optional(),
+  updated_at: z.string().optional(),
+});
+
+const DEFAULTS: MailDomainSettings = {
+  direction: 'inbound',
+  active: true,
+  quarantine_threshold: 12,
+  reject_threshold: 18,
+  dkim_active: false,
+  dmarc_reporting: false,
+  tenant_id: null,
+  quarantine_retention_days: 30,
+};
+
+const read = { operation: 'read', reach: 'mail_domain' } as const;
+const write = { operation: 'write', reach: 'mail_domain' } as const;
+const tag = 'Mail domains';
+
+const listDomains = route({
+  id: 'listMailDomains',
+  method: 'get',
+  path: '/domains',
+  tag,
+  summary: 'List protected mail domains, newest first.',
+  permission: read,
+  query: ListQuery,
+  reply: z.array(MailDomainView),
+  responseHeaders: {
+    'X-Next-Cursor': 'Pass as `cursor` to continue.',
+    'X-Has-More': '`true` while there is a further page.',
+    Link: 'The next page, `rel="next"`.',
+  },
+  errors: [],
+  async handle(context, { query, principal }) {
+    const only = isNarrowed(principal) ? (principal.mailDomain ?? 0) : null;
+    const page = { only, before: query.cursor ?? null, limit: query.limit + 1 };
+    const rows = await listMailDomains(context.pool, page);
+    const list = listHeaders(`${BASE_PATH}/domains`, rows, query.limit);
+    return { data: await viewAll(context, list.page), headers: list.headers };
+  },
+});
+
+const createDomain = route({
+  id: 'createMailDomain',
+  method: 'post',
+  path: '/domains',
+  tag,
+  summary: 'Protect a mail domain.',
+  description:
+    'Names are normalised (IDNA) and unique. A name that is deleted and registered again is another ' +
+    'mail domain with another id: keys that were bound to the old one stay without it.',
+  permission: { operation: 'write', reach: 'installation' },
+  body: Changes.omit({ id: true, created_at: true, updated_at: true }).extend({ name: Text(253) }),
+  reply: MailDomainView,
+  status: 201,
+  message: 'Created',
+  errors: ['already_exists'],
+  example: {
+    body: {
+      name: 'example.com',
+      direction: 'inbound',
+      backend_servers: ['mail.example.com:25'],
+      quarantine_threshold: 10,
+      reject_threshold: 18,
+    },
+  },
+  async handle(context, { body, meta, commandId }) {
+    const name = normaliseMailDomainName(body.name);
+    if (name === null) throw invalid([{ path: 'name', message: 'is no name of a DNS domain' }]);
+    const id = await nextId(context.pool, 'mail_domain');
+    const settings = merge(DEFAULTS, body);
+    const backendServers = body.backend_servers ?? [];
+    const handled = await handleCommand(context.log, mailDomain, {
+      stream: mailDomainStream(context.secrets, name),
+      resource: { type: 'mail_domain', id: String(id) },
+      mailDomains: [String(id)],
+      command: { type: 'CreateMailDomain', id: String(id), name, settings, backendServers },
+      meta,
+      commandId,
+    });
+    const madeId = Number(handled.earlier?.[0]?.resource.id ?? id);
+    const isVisible = await context.projector.caughtUp(handled.position ?? 0n, ['mail_domains']);
+    const at = handled.recordedAt ?? '';
+    return {
+      data: {
+        id: madeId,
+        name,
+        ...settings,
+        backend_servers: backendServers,
+        created_at: at,
+        updated_at: at,
+      },
+      status: isVisible ? 201 : 202,
+      revision: handled.revision,
+      headers: { Location: `${BASE_PATH}/domains/${madeId}` },
+    };
+  },
+});
+
+const getDomain = route({
+  id: 'getMailDomain',
+  method: 'get',
+  path: '/domains/{id}',
+  tag,
+  summary: 'Show one mail domain.',
+  permission: read,
+  params: Params,
+  reply: MailDomainView,
+  errors: ['not_found'],
+  async handle(context, { params, principal }) {
+    const row = await findVisible(context, principal, params.id);
+    return { data: await viewOne(context, row), revision: row.revision };
+  },
+});
+
+const update = {
+  path: '/domains/{id}',
+  tag,
+  permission: write,
+  params: Params,
+  body: Changes,
+  mergePatch: true,
+  conditional: true,
+  reply: MailDomainView,
+  message: 'Updated',
+  errors: ['not_found', 'stale'],
+  example: { body: { quarantine_threshold: 8 } },
+} as const;
+
+const replaceDomain = route({
+  ...update,
+  id: 'replaceMailDomain',
+  method: 'put',
+  summary: 'Change a mail domain; members that are left out stay as they are.',
+  description: 'Takes a whole object as it was read, or only what is to change (a merge patch).',
+  handle: (context, call) => change(context, call),
+});
+
+const patchDomain = route({
+  ...update,
+  id: 'patchMailDomain',
+  method: 'patch',
+  summary: 'Change some settings of a mail domain (JSON merge patch).',
+  handle: (context, call) => change(context, call),
+});
+
+const deleteDomain = route({
+  id: 'deleteMailDomain',
+  method: 'delete',
+  path: '/domains/{id}',
+  tag,
+  summary: 'Stop protecting a mail domain, and revoke the keys that are bound to it.',
+  permission: write,
+  params: Params,
+  conditional: true,
+  reply: z.null(),
+  message: 'Deleted',
+  errors: ['not_found', 'stale'],
+  async handle(context, { params, principal, meta, commandId, ifMatch }) {
+    const row = await findVisible(context, principal, params.id);
+    const { position } = await handleCommand(context.log, mailDomain, {
+      ...targetOf(row),
+      command: { type: 'DeleteMailDomain', id: String(row.id) },
+      meta,
+      commandId,
+      ifRevision: ifMatch,
+    });
+    await context.revokeKeysOfMailDomain(row.id, meta);
+    const { position: head } = await context.log.head();
+    const isDone = await context.projector.caughtUp(position === null ? 0n : head, [
+      'mail_domains',
+      'api_keys',
+    ]);
+    return { data: null, status: isDone ? 200 : 202 };
+  },
+});
+
+export const mailDomainRoutes = [
+  listDomains,
+  createDomain,
+  getDomain,
+  replaceDomain,
+  patchDomain,
+  deleteDomain,
+];
+
+type Change = z.output<typeof Changes>;
+
+async function change(
+  context: Context,
+  call: Call<{ id: number }, unknown, Change>,
+): Promise<Answer<z.input<typeof MailDomainView>>> {
+  const { body, meta, commandId } = call;
+  const row = await findVisible(context, call.principal, call.params.id);
+  const before = await viewOne(context, row);
+  requireUnchanged(before, body);
+  const servers = body.backend_servers;
+  const isSame = servers === undefined || servers.join() === row.backendServers.join();
+  const settings = merge(row.settings, body);
+  const command: MailDomainCommand = {
+    type: 'UpdateMailDomain',
+    id: String(row.id),
+    settings,
+    backendServers: isSame ? null : servers,
+  };
+  const handled = await handleCommand(context.log, mailDomain, {
+    ...targetOf(row),
+    command,
+    meta,
+    commandId,
+    ifRevision: call.ifMatch,
+  });
+  const isVisible = await context.projector.caughtUp(handled.position ?? 0n, ['mail_domains']);
+  return {
+    data: {
+      ...before,
+      ...settings,
+      backend_servers: [...(servers ?? row.backendServers)],
+      updated_at: handled.recordedAt ?? row.updatedAt,
+    },
+    status: isVisible ? 200 : 202,
+    revision: handled.revision,
+  };
+}
+
+/** Members that nobody can change may be sent as they are, so that a read object can be put back. */
+function requireUnchanged(view: z.input<typeof MailDomainView>, body: Change): void {
+  const name = body.name === undefined ? undefined : (normaliseMailDomainName(body.name) ?? '');
+  const sent = { id: body.id, name, created_at: body.created_at, updated_at: body.updated_at };
+  const issues = Object.entries(sent)
+    .filter(([member, value]) => value !== undefined && value !== view[member as keyof typeof sent])
+    .map(([path]) => ({ path, message: 'cannot be changed' }));
+  if (issues.length > 0) throw invalid(issues);
+}
+
+function merge(settings: MailDomainSettings, changes: Partial<Change>): MailDomainSettings {
+  return {
+    direction: changes.direction ?? settings.direction,
+    active: changes.active ?? settings.active,
+    quarantine_threshold: changes.quarantine_threshold ?? settings.quarantine_threshold,
+    reject_threshold: changes.reject_threshold ?? settings.reject_threshold,
+    dkim_active: changes.dkim_active ?? settings.dkim_active,
+    dmarc_reporting: changes.dmarc_reporting ?? settings.dmarc_reporting,
+    tenant_id: changes.tenant_id === undefined ? settings.tenant_id : changes.tenant_id,
+    quarantine_retention_days:
+      changes.quarantine_retention_days ?? settings.quarantine_retention_days,
+  };
+}
+
+async function findVisible(
+  { pool }: Context,
+  principal: Principal,
+  id: number,
+): Promise<MailDomainRow> {
+  const row = sees(principal, id) ? await findMailDomain(pool, id) : null;
+  if (row === null) throw new DomainError('not_found', 'No such mail domain.');
+  return row;
+}
+
+const targetOf = (row: MailDomainRow) => ({
+  stream: row.stream,
+  resource: { type: 'mail_domain', id: String(row.id) },
+  mailDomains: [String(row.id)],
+});
+
+async function viewAll(
+  { log }: Context,
+  rows: readonly MailDomainRow[],
+): Promise<z.input<typeof MailDomainView>[]> {
+  const names = await log.readNames(rows.map(({ id }) => `mail_domain:${id}`));
+  return rows.map((row) => ({
+    id: row.id,
+    name: names.get(`mail_domain:${row.id}`)?.name ?? '',
+    ...row.settings,
+    backend_servers: [...row.backendServers],
+    created_at: row.createdAt,
+    updated_at: row.updatedAt,
+  }));
+}
+
+async function viewOne(
+  context: Context,
+  row: MailDomainRow,
+): Promise<z.input<typeof MailDomainView>> {
+  const [view] = await viewAll(context, [row]);
+  if (view === undefined) throw new Error('a mail domain without a view');
+  return view;
+}

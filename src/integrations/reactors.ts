@@ -1,0 +1,96 @@
+import type pg from 'pg';
+import { type Clock, toTimestamp } from '../clock.ts';
+import { type ApiKeyCommand, apiKey, apiKeyStream } from '../domain/api-key.ts';
+import type { EventLog, EventMeta } from '../eventlog/eventlog.ts';
+import { commandIdOf, handleCommand } from '../eventlog/handle-command.ts';
+import type { LiveKey, LiveKeys } from '../projections/live-keys.ts';
+import { findMailDomain } from '../projections/mail-domains.ts';
+
+/**
+ * What follows from events: the rest of composite commands, and ends that come with time. Each is
+ * decided by the key's own stream, so doing one again changes nothing.
+ */
+export type ReactorDeps = Readonly<{
+  log: EventLog;
+  liveKeys: LiveKeys;
+  clock: Clock;
+  nodeId: string;
+}>;
+type RevokeDeps = Pick<ReactorDeps, 'log' | 'liveKeys'>;
+
+/** The rest of a mail domain's deletion: keys that are bound to it have nothing left to reach. */
+export async function revokeKeysOfMailDomain(
+  deps: RevokeDeps,
+  mailDomain: number,
+  meta: EventMeta,
+): Promise<void> {
+  for (const key of [...deps.liveKeys.all()]) {
+    if (key.principal.mailDomain !== mailDomain || hasEnded(key)) continue;
+    await settle(deps, key, { type: 'RevokeApiKey', reason: 'its mail domain was deleted' }, meta);
+  }
+}
+
+/** Ends the keys whose expiry has passed. They are refused from that moment on; this records it. */
+export async function expireKeys(deps: ReactorDeps): Promise<void> {
+  const now = deps.clock.now();
+  for (const key of [...deps.liveKeys.all()]) {
+    if (key.status !== 'active' || key.expiresAtMs === null) continue;
+    if (key.expiresAtMs > now.getTime()) continue;
+    const command = { type: 'ExpireApiKey', now: toTimestamp(now) } as const;
+    await settle(deps, key, command, systemMeta(deps, now));
+  }
+}
+
+/**
+ * Settles what a crash has left half done, before anything is served. A successor whose predecessor
+ * does not name it was told to nobody, so it is ended and the predecessor goes on; keys of a mail
+ * domain that is gone are revoked.
+ */
+export async function settleUnfinished(deps: ReactorDeps, pool: pg.Pool): Promise<void> {
+  const meta = systemMeta(deps, deps.clock.now());
+  for (const key of [...deps.liveKeys.all()]) {
+    if (hasEnded(key)) continue;
+    const predecessor = key.predecessor === null ? null : deps.liveKeys.find(key.predecessor);
+    if (predecessor !== null && predecessor.successor !== key.id) {
+      const command = { type: 'RevokeApiKey', reason: 'its rotation was cut short' } as const;
+      await settle(deps, key, command, meta);
+      continue;
+    }
+    const { mailDomain } = key.principal;
+    if (mailDomain === null || (await findMailDomain(pool, mailDomain)) !== null) continue;
+    await revokeKeysOfMailDomain(deps, mailDomain, meta);
+  }
+}
+
+const hasEnded = (key: LiveKey): boolean => key.status === 'revoked' || key.status === 'expired';
+
+async function settle(
+  deps: RevokeDeps,
+  key: LiveKey,
+  command: ApiKeyCommand,
+  meta: EventMeta,
+): Promise<void> {
+  const { mailDomain } = key.principal;
+  await handleCommand(deps.log, apiKey, {
+    stream: apiKeyStream(key.id),
+    resource: { type: 'api_key', id: String(key.id) },
+    mailDomains: mailDomain === null ? [] : [String(mailDomain)],
+    command,
+    meta,
+    commandId: commandIdOf(
+      Date.parse(meta.occurredAt),
+      `${command.type}/${key.id}/${meta.correlationId}`,
+    ),
+  });
+  await deps.liveKeys.changed(key.id);
+}
+
+const systemMeta = ({ nodeId }: ReactorDeps, now: Date): EventMeta => ({
+  actor: { type: 'system', id: 'mailguard' },
+  source: { node: nodeId, ip: null, userAgent: null },
+  requestId: null,
+  correlationId: `system-${now.getTime()}`,
+  causationId: null,
+  outcome: 'success',
+  occurredAt: toTimestamp(now),
+});

@@ -1,0 +1,309 @@
+import { once } from 'node:events';
+import type { AddressInfo } from 'node:net';
+import { join } from 'node:path';
+import type { Logger } from 'pino';
+import { openActivity } from './api/activity.ts';
+import { createAuditTrail } from './api/audit-trail.ts';
+import type { Context } from './api/context.ts';
+import { createCursors } from './api/cursor.ts';
+import { observeGateway } from './api/gateway-metrics.ts';
+import { issueKey } from './api/key-issuing.ts';
+import { createMetrics } from './api/metrics.ts';
+import { openRateLimiter } from './api/rate-limiter.ts';
+import { routes } from './api/routes.ts';
+import { createServer } from './api/server.ts';
+import { type Clock, systemClock, toTimestamp } from './clock.ts';
+import type { Config } from './config.ts';
+import { databaseAccount, ensureSecret, makeDataDir, resolveDataDir } from './data-dir.ts';
+import { sweepOrphanCredentials } from './db/credentials.ts';
+import { purgeIdempotencyKeys } from './db/idempotency.ts';
+import { belongsToMasterKey } from './db/installation.ts';
+import { migrate } from './db/migrate.ts';
+import { type Database, openDatabase } from './db/open.ts';
+import { openClient, openPool } from './db/pool.ts';
+import type { EventLog } from './eventlog/eventlog.ts';
+import { newCommandId } from './eventlog/handle-command.ts';
+import { openEventLog } from './eventlog/open.ts';
+import { expireKeys, revokeKeysOfMailDomain, settleUnfinished } from './integrations/reactors.ts';
+import { readAllApiKeys } from './projections/api-keys.ts';
+import { reapplyErasures } from './projections/erasures.ts';
+import { projectionsOf } from './projections/list.ts';
+import { loadLiveKeys } from './projections/live-keys.ts';
+import { type Projector, startProjector } from './projections/projector.ts';
+import { purgeDenials } from './projections/rate-limits.ts';
+import { startPeriodicJobs } from './scheduler/periodic.ts';
+import { deriveSecrets, issueApiKey, keyPrefixOf, type Secrets } from './secrets.ts';
+
+export type Gateway = Readonly<{
+  url: string;
+  dataDir: string;
+  context: Context;
+  /** Stops accepting, finishes what is under way (bounded), saves, and stops what was started. */
+  stop: () => Promise<void>;
+}>;
+
+export type Overrides = Readonly<{
+  clock?: Clock;
+  validateReplies?: boolean;
+  /** Something made going on impossible; the process should end. */
+  onFatal?: () => void;
+}>;
+
+const LOG_POOL_SIZE = 4;
+const BOOTSTRAP_RATE = 60_000;
+const CATCH_UP_MS = 600_000;
+const FLUSH_MS = 2_000;
+const HOUR_MS = 3_600_000;
+const DRAIN_MS = 10_000;
+
+/** Builds and starts everything, in reading order; what was started is stopped in reverse. */
+export async function startGateway(
+  config: Config,
+  logger: Logger,
+  overrides: Overrides = {},
+): Promise<Gateway> {
+  const { clock = systemClock, validateReplies = false, onFatal = () => undefined } = overrides;
+  const dataDir = await prepareDataDir(config);
+  const secrets = deriveSecrets(await masterKeyOf(config, dataDir));
+  const stops: (() => Promise<unknown>)[] = [];
+  const unwind = async () => {
+    for (const stop of stops.reverse()) await stop();
+  };
+  try {
+    const database = await openDatabase({
+      url: config.databaseUrl,
+      dataDir,
+      logger,
+      onUsurped: onFatal,
+    });
+    stops.push(database.close);
+    const { pool } = database;
+    await requireOwnMasterKey(database, secrets);
+    const log = await openLog(config, database);
+    stops.push(log.close);
+    await reapplyErasures(pool, log);
+    const projector = await startProjector({ pool, log, logger }, projectionsOf(log));
+    stops.push(projector.stop);
+    await catchUp(projector, log);
+    await sweepOrphanCredentials(pool);
+    const { nodeId } = config;
+    await bootstrap({ config, database, log, projector, secrets, clock, dataDir });
+    const liveKeys = await loadLiveKeys({ pool, log, secrets, nowMs: clock.nowMs });
+    const reactors = { log, liveKeys, clock, nodeId };
+    await settleUnfinished(reactors, pool);
+    const limiter = await openRateLimiter(pool, clock);
+    const activity = await openActivity({ pool, log, liveKeys, clock, nodeId });
+    const jobs = startPeriodicJobs(
+      [
+        { name: 'flush', everyMs: FLUSH_MS, run: () => flush(limiter, activity) },
+        { name: 'expire keys', everyMs: 1_000, run: () => expireKeys(reactors) },
+        { name: 'purge', everyMs: HOUR_MS, run: () => purge(database, clock) },
+      ],
+      logger,
+    );
+    stops.push(async () => {
+      await jobs.stop();
+      await activity.flush(true);
+      await limiter.flush();
+    });
+    const stopping = stopSignal();
+    const context: Context = {
+      config,
+      clock,
+      logger,
+      pool,
+      log,
+      projector,
+      liveKeys,
+      limiter,
+      activity,
+      secrets,
+      validateReplies,
+      auditTrail: createAuditTrail(log, clock),
+      cursors: createCursors(log.identity, secrets.cursorKey),
+      metrics: createMetrics(),
+      onStop: stopping.onStop,
+      warnings: database.warnings,
+      revokeKeysOfMailDomain: (id, meta) => revokeKeysOfMailDomain({ log, liveKeys }, id, meta),
+      unready: () => unready(database, projector, stopping),
+    };
+    observeGateway(context);
+    const url = await listen(context, stops, stopping);
+    return { url, dataDir, context, stop: unwind };
+  } catch (error) {
+    await unwind();
+    throw error;
+  }
+}
+
+async function prepareDataDir(config: Config): Promise<string> {
+  const uid = process.getuid?.() ?? -1;
+  const { path } = resolveDataDir({ explicit: config.dataDir, projectRoot: process.cwd(), uid });
+  if (config.databaseUrl !== null) await makeDataDir(path, null);
+  else await makeDataDir(path, uid === 0 ? databaseAccount(path) : null);
+  return path;
+}
+
+async function masterKeyOf(config: Config, dataDir: string): Promise<Buffer> {
+  return config.masterKey ?? Buffer.from(await ensureSecret(join(dataDir, 'master-key')), 'hex');
+}
+
+async function requireOwnMasterKey({ pool }: Database, { fingerprint }: Secrets): Promise<void> {
+  if (await belongsToMasterKey(pool, fingerprint)) return;
+  throw new Error(
+    'The master key is not the one this database was begun with: set MAILGUARD_MASTER_KEY (or the ' +
+      'master-key file in the data directory) to that one.',
+  );
+}
+
+/** The log in the database or, where a URL of its own is set, in another one with pools of its own. */
+async function openLog(config: Config, database: Database): Promise<EventLog> {
+  const { role } = database;
+  const url = config.eventlogUrl ?? database.url;
+  const connect = () => openClient({ url, role });
+  if (url === database.url) return openEventLog(url, { ...database, connect });
+  await migrate(url);
+  const pool = openPool({ url, size: LOG_POOL_SIZE, role });
+  const exportPool = openPool({ url, size: LOG_POOL_SIZE, role });
+  const log = await openEventLog(url, { pool, exportPool, connect });
+  return {
+    ...log,
+    async close() {
+      await log.close();
+      await Promise.all([pool.end(), exportPool.end()]);
+    },
+  };
+}
+
+async function catchUp(projector: Projector, log: EventLog): Promise<void> {
+  const { position } = await log.head();
+  if (await projector.caughtUp(position, undefined, CATCH_UP_MS)) return;
+  const stopped = (await projector.status()).find(({ stoppedBy }) => stoppedBy !== null);
+  throw new Error(`The read models do not follow the log (${stopped?.stoppedBy ?? 'too slow'}).`);
+}
+
+type BootstrapDeps = Readonly<{
+  config: Config;
+  database: Database;
+  log: EventLog;
+  projector: Projector;
+  secrets: Secrets;
+  clock: Clock;
+  dataDir: string;
+}>;
+
+/** The first key, while none was ever made: given, or generated into a file that only we may read. */
+async function bootstrap(deps: BootstrapDeps): Promise<void> {
+  const { config, database, log, projector, secrets, clock, dataDir } = deps;
+  const { pool } = database;
+  if ((await readAllApiKeys(pool)).length > 0) return;
+  const file = join(dataDir, 'bootstrap-key');
+  const secret = config.bootstrapKey ?? (await ensureSecret(file, issueApiKey));
+  // A start that was killed between verifier and event has left a verifier of this very key.
+  await pool.query('delete from credentials where lookup = $1', [keyPrefixOf(secret)]);
+  const now = clock.now();
+  const issued = await issueKey(
+    { pool, log, secrets },
+    {
+      name: 'bootstrap',
+      scope: 'full-admin',
+      mailDomain: null,
+      rateLimitPerMinute: BOOTSTRAP_RATE,
+      expiresAt: null,
+      owner: { type: 'system', id: 'mailguard' },
+      predecessor: null,
+    },
+    {
+      secret,
+      commandId: newCommandId(),
+      meta: {
+        actor: { type: 'system', id: 'mailguard' },
+        source: { node: config.nodeId, ip: null, userAgent: null },
+        requestId: null,
+        correlationId: `bootstrap-${now.getTime()}`,
+        causationId: null,
+        outcome: 'success',
+        occurredAt: toTimestamp(now),
+      },
+    },
+  );
+  await projector.caughtUp(issued.position);
+}
+
+const flush = async (limiter: Context['limiter'], activity: Context['activity']): Promise<void> => {
+  await activity.flush();
+  await limiter.flush();
+};
+
+async function purge({ pool }: Database, clock: Clock): Promise<void> {
+  await purgeIdempotencyKeys(pool, clock.now());
+  await purgeDenials(pool, new Date(clock.nowMs() - 2 * HOUR_MS));
+  await sweepOrphanCredentials(pool);
+}
+
+type Stopping = Readonly<{
+  isStopping: () => boolean;
+  begin: () => void;
+  cutAll: () => void;
+  onStop: Context['onStop'];
+}>;
+
+function stopSignal(): Stopping {
+  const cuts = new Set<() => void>();
+  let isStopping = false;
+  return {
+    isStopping: () => isStopping,
+    begin: () => {
+      isStopping = true;
+    },
+    cutAll: () => {
+      for (const cut of [...cuts]) cut();
+    },
+    onStop: (cut) => {
+      cuts.add(cut);
+      return () => cuts.delete(cut);
+    },
+  };
+}
+
+async function unready(
+  { pool }: Database,
+  projector: Projector,
+  stopping: Stopping,
+): Promise<readonly string[]> {
+  if (stopping.isStopping()) return ['stopping'];
+  try {
+    await pool.query('select 1');
+    const stopped = (await projector.status()).filter(({ stoppedBy }) => stoppedBy !== null);
+    return stopped.map(({ name }) => `projection ${name} has stopped`);
+  } catch {
+    return ['the database cannot be reached'];
+  }
+}
+
+async function listen(
+  context: Context,
+  stops: (() => Promise<unknown>)[],
+  stopping: Stopping,
+): Promise<string> {
+  const { config } = context;
+  const server = createServer(context, routes);
+  server.listen(config.port, config.host);
+  await once(server, 'listening');
+  stops.push(async () => {
+    stopping.begin();
+    const closed = once(server, 'close');
+    server.close();
+    server.closeIdleConnections();
+    // Answers under way may finish; exports, which could go on for long, are cut after a while.
+    const timer = setTimeout(() => {
+      stopping.cutAll();
+      server.closeAllConnections();
+    }, DRAIN_MS);
+    await closed;
+    clearTimeout(timer);
+  });
+  const { port } = server.address() as AddressInfo;
+  const host = config.host.includes(':') ? `[${config.host}]` : config.host;
+  return `${config.tls === null ? 'http' : 'https'}://${host}:${port}`;
+}
