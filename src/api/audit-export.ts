@@ -177,12 +177,12 @@ async function* ahead(batches: AsyncGenerator<Batch>): AsyncGenerator<Batch> {
   let next = batches.next();
   try {
     for (;;) {
-      const { done, value } = await next;
-      if (done) return;
+      const turn = await next;
+      if (turn.done === true) return;
       next = batches.next();
       // Its failure is met at the next turn; until then it is nobody's.
       next.catch(() => undefined);
-      yield value;
+      yield turn.value;
     }
   } finally {
     await next.catch(() => undefined);

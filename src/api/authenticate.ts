@@ -26,13 +26,13 @@ export function authenticate(
   if (typeof text !== 'string' || !API_KEY_PATTERN.test(text)) {
     return { key: null, refusal: 'malformed' };
   }
-  const socket = request.socket as Socket & { [VERIFIED]?: Verified };
+  const socket = request.socket as Socket & { [VERIFIED]?: Verified | null };
   const verified = socket[VERIFIED];
-  if (verified !== undefined && verified.text === text) {
+  if (verified?.text === text) {
     if (liveKeys.stillValid(verified.key, nowMs) === null) {
       return { key: verified.key, refusal: null };
     }
-    delete socket[VERIFIED];
+    socket[VERIFIED] = null;
   }
   const verdict = liveKeys.verify(text, nowMs);
   if (verdict.refusal === null) socket[VERIFIED] = { text, key: verdict.key };

@@ -15,7 +15,7 @@ export function clientAddressOf(trustedProxies: readonly string[]): ClientAddres
     if (!ipaddr.isValid(address)) return false;
     const parsed = ipaddr.process(address);
     return ranges.some(
-      ([range, bits]) => range.kind() === parsed.kind() && parsed.match(range as never, bits),
+      ([range, bits]) => range.kind() === parsed.kind() && parsed.match(range, bits),
     );
   };
   return (request) => {

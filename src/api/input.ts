@@ -13,7 +13,7 @@ export const invalid = (issues: readonly Issue[]): DomainError =>
 export function parseQuery(request: IncomingMessage): Record<string, string> {
   const url = request.url ?? '';
   const start = url.indexOf('?');
-  const query: Record<string, string> = Object.create(null);
+  const query: Record<string, string> = Object.create(null) as Record<string, string>;
   if (start === -1) return query;
   const raw = url.slice(start + 1);
   requireDecodable(raw);

@@ -76,7 +76,7 @@ const TAGS: Readonly<Record<string, string>> = {
 
 function toPath(route: AnyRoute): RouteConfig {
   const isPublic = route.permission.operation === 'public';
-  const body = route.body as z.ZodType | undefined;
+  const { body } = route;
   const mediaTypes = route.mergePatch
     ? ['application/json', 'application/merge-patch+json']
     : ['application/json'];
@@ -122,11 +122,14 @@ function toPath(route: AnyRoute): RouteConfig {
 function withExamples(shape: z.ZodObject, examples: object | undefined): z.ZodObject {
   const given = examples as Record<string, unknown> | undefined;
   const known = { id: 1, position: '1', ...given } as Record<string, unknown>;
-  const members = Object.entries(shape.shape).map(([name, schema]) => [
-    name,
-    known[name] === undefined ? schema : (schema as z.ZodType).openapi({ example: known[name] }),
-  ]);
-  return z.strictObject(Object.fromEntries(members) as z.ZodRawShape);
+  const members = Object.entries(shape.shape).map(([name, schema]) => {
+    const example = known[name];
+    return [
+      name,
+      example === undefined ? schema : (schema as z.ZodType).openapi({ example }),
+    ] as const;
+  });
+  return z.strictObject(Object.fromEntries(members));
 }
 
 function headerParameters(route: AnyRoute): z.ZodObject | null {
@@ -181,7 +184,7 @@ function responsesOf(route: AnyRoute): Record<string, ResponseConfig> {
   );
   const hasEnvelope = !(route.reply instanceof z.ZodNull && route.produces !== undefined);
   const isDocument = route.id === 'openapiJson';
-  const json = isDocument ? z.looseObject({}) : envelopeOf(route.reply as z.ZodType);
+  const json = isDocument ? z.looseObject({}) : envelopeOf(route.reply);
   const success: ResponseConfig = {
     description: route.message ?? 'OK',
     ...(Object.keys(headers.shape).length === 0 ? {} : { headers }),
@@ -210,7 +213,7 @@ const refusal = z
 
 /** Every refusal that a route can meet, by status: its own, and those of what it takes and asks. */
 export function refusalsOf(route: AnyRoute): Map<number, ErrorCode[]> {
-  const codes = new Set<ErrorCode>(route.errors as readonly ErrorCode[]);
+  const codes = new Set<ErrorCode>(route.errors);
   for (const code of [
     'validation_failed',
     'bad_request',

@@ -69,7 +69,7 @@ export async function runRoute(
     });
     const call = toCall(context, exchange, input);
     if (route.method === 'post') await runIdempotently(context, route, exchange, call);
-    else await sendAnswer(context, route, exchange, await route.handle(context, call as never));
+    else await sendAnswer(context, route, exchange, await route.handle(context, call));
   } catch (error) {
     sendError(context, exchange, error);
   }
@@ -146,7 +146,8 @@ function requireAcceptable(route: AnyRoute, request: IncomingMessage): void {
   throw new DomainError('not_acceptable', `This can be had as ${offered.join(', ')}.`);
 }
 
-type AnyCall = Call<unknown, unknown, unknown>;
+/** The route's own schemas have made its input, so its handler's types hold. */
+type AnyCall = Call<never, never, never>;
 
 function toCall(
   context: Context,
@@ -155,7 +156,7 @@ function toCall(
 ): AnyCall {
   const { request, response, key } = exchange;
   return {
-    ...input,
+    ...(input as { params: never; query: never; body: never }),
     // Handlers of public routes have no caller and do not look for one.
     key: key as LiveKey,
     principal: key?.principal as LiveKey['principal'],
@@ -214,7 +215,7 @@ async function runIdempotently(
     return;
   }
   try {
-    const answer = await route.handle(context, { ...call, commandId: use.commandId } as never);
+    const answer = await route.handle(context, { ...call, commandId: use.commandId });
     const kept = keptAnswer(route, answer);
     if (kept !== null) await use.keep(kept);
     await sendAnswer(context, route, exchange, answer);

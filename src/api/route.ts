@@ -94,8 +94,11 @@ export type Route<
   ) => Promise<Answer<z.input<Reply>>>;
 }>;
 
-// biome-ignore lint/suspicious/noExplicitAny: the table holds routes of every schema.
-export type AnyRoute = Route<any, any, any, any>;
+/** A route in the table: its schemas are known to be schemas, and its handler to fit them. */
+export type AnyRoute = Omit<Route, 'handle'> &
+  Readonly<{
+    handle: (context: Context, call: Call<never, never, never>) => Promise<Answer<unknown>>;
+  }>;
 
 /** Keeps a route's schemas apart while its handler is checked, then forgets them. */
 export function route<

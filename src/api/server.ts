@@ -27,7 +27,7 @@ export function createServer(context: Context, routes: readonly AnyRoute[]): htt
   // Express would otherwise change the prototype of each request and response, which costs more than
   // all the rest of it: made with its prototypes, they need no change.
   function Request(this: http.IncomingMessage, socket: Socket) {
-    http.IncomingMessage.call(this as never, socket);
+    http.IncomingMessage.call(this, socket);
   }
   Request.prototype = app.request;
   function Response(this: http.ServerResponse, ...parameters: unknown[]) {
@@ -145,7 +145,7 @@ function record(context: Context, exchange: Exchange): void {
 }
 
 function onBrokenPath(context: Context): express.ErrorRequestHandler {
-  return (error, _request, response, _next) => {
+  return (error: unknown, _request, response, _next) => {
     const isBadPath = (error as { status?: number }).status === 400;
     const refusal = isBadPath ? new DomainError('bad_request', 'The path is not valid.') : error;
     sendError(context, exchangeOf(response), refusal);

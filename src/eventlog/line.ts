@@ -77,18 +77,11 @@ export function prepareEvent(stream: string, event: EventToAppend, random: Rando
 
 /** The committed line, once the log has given the event its place. */
 export function placeLine(
-  event: PreparedEvent,
+  { head, mid, tail }: PreparedEvent,
   place: Readonly<{ position: bigint; revision: bigint; recordedAt: string }>,
 ): string {
-  return (
-    event.head +
-    place.position +
-    JOIN_RECORDED +
-    place.recordedAt +
-    event.mid +
-    place.revision +
-    event.tail
-  );
+  const { position, revision, recordedAt } = place;
+  return `${head}${position}${JOIN_RECORDED}${recordedAt}${mid}${revision}${tail}`;
 }
 
 const sealSource = ({ meta }: EventToAppend, random: Random) =>

@@ -15,12 +15,16 @@ export function listen(
   let timer: NodeJS.Timeout | null = null;
   let isClosed = false;
 
+  const reopenLater = () => {
+    if (!isClosed) timer ??= setTimeout(() => void open(), RECONNECT_MS);
+  };
+
   async function open(): Promise<void> {
     timer = null;
     const fresh = connect();
     fresh.once('end', () => {
       client = null;
-      if (!isClosed && timer === null) timer = setTimeout(() => void open(), RECONNECT_MS);
+      reopenLater();
     });
     fresh.on('notification', ({ payload }) => {
       if (payload !== undefined && /^\d{1,19}$/.test(payload)) signal.moved(BigInt(payload));
@@ -32,7 +36,7 @@ export function listen(
       if (isClosed) await fresh.end();
     } catch {
       await fresh.end().catch(() => undefined);
-      if (!isClosed && timer === null) timer = setTimeout(() => void open(), RECONNECT_MS);
+      reopenLater();
     }
   }
 

@@ -14,16 +14,73 @@ type Kept = Readonly<{ event: PreparedEvent; line: string; recorded: RecordedEve
 export type MemoryLogOptions = Readonly<{ now?: () => Date; random?: Random }>;
 
 /** The log in an array, for tests: the same promises as every adapter but durability. */
-export function memoryEventLog({
-  now = () => new Date(),
-  random = randomBytes,
-}: MemoryLogOptions = {}): EventLog {
+export function memoryEventLog(options: MemoryLogOptions = {}): EventLog {
+  const { events, inStream, append, stored, names, signal } = memoryStore(options);
+  let isClosed = false;
+  return {
+    identity: { logId: randomUUID(), epoch: 1, minimumPosition: 1n },
+    append: async (command) => {
+      if (isClosed) throw new DomainError('unavailable', 'The log is closing.');
+      return append(command);
+    },
+    readStream: async (stream, from = 0n, limit = Number.POSITIVE_INFINITY) =>
+      inStream(stream)
+        .filter(({ recorded }) => BigInt(recorded.revision) >= from)
+        .slice(0, limit)
+        .map(stored),
+    async readAll({ after, until, filter, limit }) {
+      const matching = events
+        .slice(Number(after < 0n ? 0n : after), Number(until))
+        .filter(({ recorded }) => matches(filter, recorded))
+        .slice(0, limit);
+      const last = matching.at(-1);
+      const isFull = matching.length === limit && last !== undefined;
+      return {
+        events: matching.map(stored),
+        scannedTo: isFull ? BigInt(last.recorded.position) : until,
+      };
+    },
+    readSegment: async (after, until) => ({
+      events: events.slice(Number(after), Number(until)).map((kept) => {
+        const { position, line, disclosures } = stored(kept);
+        return { position, line: Buffer.from(line), disclosures };
+      }),
+      scannedTo: until,
+    }),
+    follow: (after, abort) =>
+      followHead({ signal, look: async () => BigInt(events.length) }, after, abort),
+    head: async () => ({
+      position: BigInt(events.length),
+      recordedAt: events.at(-1)?.recorded.recorded_at ?? null,
+    }),
+    positionBefore: async (time) => {
+      const first = events.findIndex(({ recorded }) => recorded.recorded_at >= time);
+      return BigInt(first === -1 ? events.length : first);
+    },
+    readNames: async (subjects) =>
+      new Map(
+        subjects.flatMap((subject) => {
+          const known = names.get(subject);
+          return known === undefined ? [] : [[subject, known.values] as const];
+        }),
+      ),
+    async eraseSubject(subject) {
+      names.delete(subject);
+      for (const kept of events) if (kept.event.resource === subject) kept.identity = null;
+    },
+    queueDepth: () => 0,
+    async close() {
+      isClosed = true;
+    },
+  };
+}
+
+function memoryStore({ now = () => new Date(), random = randomBytes }: MemoryLogOptions) {
   const events: Kept[] = [];
   const byId = new Map<string, Kept>();
   const names = new Map<string, { values: SubjectNames; disclosures: Map<string, string> }>();
   const signal = headSignal(0n);
   let lastMicros = 0n;
-  let isClosed = false;
 
   const inStream = (stream: string) => events.filter(({ recorded }) => recorded.stream === stream);
 
@@ -67,59 +124,7 @@ export function memoryEventLog({
     return { position: BigInt(recorded.position), line, disclosures: lists.join(',') };
   }
 
-  return {
-    identity: { logId: randomUUID(), epoch: 1, minimumPosition: 1n },
-    append: (command) =>
-      isClosed
-        ? Promise.reject(new DomainError('unavailable', 'The log is closing.'))
-        : Promise.resolve().then(() => append(command)),
-    readStream: async (stream, from = 0n, limit = Number.POSITIVE_INFINITY) =>
-      inStream(stream)
-        .filter(({ recorded }) => BigInt(recorded.revision) >= from)
-        .slice(0, limit)
-        .map(stored),
-    async readAll({ after, until, filter, limit }) {
-      const matching = events
-        .slice(Number(after), Number(until))
-        .filter(({ recorded }) => matches(filter, recorded))
-        .slice(0, limit);
-      const last = matching.at(-1);
-      const isFull = matching.length === limit && last !== undefined;
-      return {
-        events: matching.map(stored),
-        scannedTo: isFull ? BigInt(last.recorded.position) : until,
-      };
-    },
-    readSegment: async (after, until) => ({
-      events: events.slice(Number(after), Number(until)).map((kept) => {
-        const { position, line, disclosures } = stored(kept);
-        return { position, line: Buffer.from(line), disclosures };
-      }),
-      scannedTo: until,
-    }),
-    follow: (after, abort) =>
-      followHead({ signal, look: async () => BigInt(events.length) }, after, abort),
-    head: async () => ({
-      position: BigInt(events.length),
-      recordedAt: events.at(-1)?.recorded.recorded_at ?? null,
-    }),
-    positionBefore: async (time) => {
-      const first = events.findIndex(({ recorded }) => recorded.recorded_at >= time);
-      return BigInt(first === -1 ? events.length : first);
-    },
-    readNames: async (subjects) =>
-      new Map(
-        subjects.flatMap((s) => (names.has(s) ? [[s, names.get(s)?.values ?? { name: '' }]] : [])),
-      ),
-    async eraseSubject(subject) {
-      names.delete(subject);
-      for (const kept of events) if (kept.event.resource === subject) kept.identity = null;
-    },
-    queueDepth: () => 0,
-    async close() {
-      isClosed = true;
-    },
-  };
+  return { events, inStream, append, stored, names, signal };
 }
 
 function asDuplicate({ recorded }: Kept, count: number): AppendOutcome {

@@ -63,12 +63,9 @@ type Driver = Readonly<{
 
 /** The index to go by: the one that is likely to leave the fewest candidates. */
 function pickDriver(filter: LogFilter): Driver | null {
-  const { resources, actors, mailDomain, visibleTo, types, ...others } = filter;
-  const given = { resources, actors, mailDomain, visibleTo, types, ...others };
+  const { resources, actors, mailDomain, visibleTo, types } = filter;
   const without = (member: keyof LogFilter): LogFilter =>
-    Object.fromEntries(
-      Object.entries(given).filter(([name, value]) => name !== member && value !== undefined),
-    );
+    Object.fromEntries(Object.entries(filter).filter(([name]) => name !== member));
   const events = (
     column: Driver['column'],
     member: keyof LogFilter,
@@ -180,7 +177,7 @@ async function expandTypes(pool: pg.Pool, filter: LogFilter): Promise<LogFilter>
   return { ...rest, types: [...(filter.types ?? []), ...matching] };
 }
 
-const isEmpty = (filter: LogFilter): boolean => Object.values(filter).every((v) => v === undefined);
+const isEmpty = (filter: LogFilter): boolean => Object.keys(filter).length === 0;
 const min = (a: Position, b: Position): Position => (a < b ? a : b);
 const lastOf = (events: readonly StoredEvent[], fallback: Position): Position =>
   events.at(-1)?.position ?? fallback;

@@ -1,4 +1,5 @@
 import type pg from 'pg';
+import { isConnectionError } from '../eventlog/append-batch.ts';
 import type { EventLog, Position, StoredEvent } from '../eventlog/eventlog.ts';
 import { type RecordedEvent, readLine } from '../eventlog/upcast.ts';
 
@@ -99,20 +100,19 @@ async function run(
   signal: AbortSignal,
   progressed: () => void,
 ): Promise<void> {
+  const isAborted = () => signal.aborted;
   for await (const head of deps.log.follow(r.position, signal)) {
-    let tries = 0;
-    while (r.position < head && !signal.aborted) {
+    let poisoned = 0;
+    while (r.position < head && !isAborted()) {
       try {
         await applyPage(deps, r, head);
-        tries = 0;
+        poisoned = 0;
         progressed();
       } catch (error) {
-        tries += 1;
-        if (signal.aborted) return;
         // A poison event stays poison; a database that is away comes back, so that is not counted.
-        const isPoison = error instanceof ProjectionError;
-        if (isPoison && tries >= TRIES_MAX) {
-          r.stoppedBy = error.message;
+        if (error instanceof ProjectionError) poisoned += 1;
+        if (poisoned >= TRIES_MAX) {
+          r.stoppedBy = (error as Error).message;
           deps.logger.error({ err: error, projection: r.projection.name }, 'projection stopped');
           return;
         }
@@ -154,6 +154,7 @@ async function applyPage(
     try {
       await projection.apply(db, page.events.map(toProjected));
     } catch (error) {
+      if (isConnectionError(error)) throw error;
       throw new ProjectionError(error instanceof Error ? error.message : 'unknown', {
         cause: error,
       });
