@@ -4,15 +4,15 @@ import { join } from 'node:path';
 import type { Logger } from 'pino';
 import { openActivity } from './api/activity.ts';
 import { createAuditTrail } from './api/audit-trail.ts';
+import { bootstrap } from './api/bootstrap.ts';
 import type { Context } from './api/context.ts';
 import { createCursors } from './api/cursor.ts';
 import { observeGateway } from './api/gateway-metrics.ts';
-import { issueKey } from './api/key-issuing.ts';
 import { createMetrics } from './api/metrics.ts';
 import { openRateLimiter } from './api/rate-limiter.ts';
 import { routes } from './api/routes.ts';
 import { createServer } from './api/server.ts';
-import { type Clock, systemClock, toTimestamp } from './clock.ts';
+import { type Clock, systemClock } from './clock.ts';
 import type { Config } from './config.ts';
 import { databaseAccount, ensureSecret, makeDataDir, resolveDataDir } from './data-dir.ts';
 import { sweepOrphanCredentials } from './db/credentials.ts';
@@ -22,17 +22,15 @@ import { migrate } from './db/migrate.ts';
 import { type Database, openDatabase } from './db/open.ts';
 import { openClient, openPool } from './db/pool.ts';
 import type { EventLog } from './eventlog/eventlog.ts';
-import { newCommandId } from './eventlog/handle-command.ts';
 import { openEventLog } from './eventlog/open.ts';
 import { expireKeys, revokeKeysOfMailDomain, settleUnfinished } from './integrations/reactors.ts';
-import { readAllApiKeys } from './projections/api-keys.ts';
 import { reapplyErasures } from './projections/erasures.ts';
 import { projectionsOf } from './projections/list.ts';
 import { loadLiveKeys } from './projections/live-keys.ts';
 import { type Projector, startProjector } from './projections/projector.ts';
 import { purgeDenials } from './projections/rate-limits.ts';
 import { startPeriodicJobs } from './scheduler/periodic.ts';
-import { deriveSecrets, issueApiKey, keyPrefixOf, type Secrets } from './secrets.ts';
+import { deriveSecrets, type Secrets } from './secrets.ts';
 
 export type Gateway = Readonly<{
   url: string;
@@ -50,7 +48,6 @@ export type Overrides = Readonly<{
 }>;
 
 const LOG_POOL_SIZE = 4;
-const BOOTSTRAP_RATE = 60_000;
 const CATCH_UP_MS = 600_000;
 const FLUSH_MS = 2_000;
 const HOUR_MS = 3_600_000;
@@ -87,7 +84,7 @@ export async function startGateway(
     await catchUp(projector, log);
     await sweepOrphanCredentials(pool);
     const { nodeId } = config;
-    await bootstrap({ config, database, log, projector, secrets, clock, dataDir });
+    await bootstrap({ config, pool, log, projector, secrets, clock, dataDir });
     const liveKeys = await loadLiveKeys({ pool, log, secrets, nowMs: clock.nowMs });
     const reactors = { log, liveKeys, clock, nodeId };
     await settleUnfinished(reactors, pool);
@@ -180,54 +177,6 @@ async function catchUp(projector: Projector, log: EventLog): Promise<void> {
   if (await projector.caughtUp(position, undefined, CATCH_UP_MS)) return;
   const stopped = (await projector.status()).find(({ stoppedBy }) => stoppedBy !== null);
   throw new Error(`The read models do not follow the log (${stopped?.stoppedBy ?? 'too slow'}).`);
-}
-
-type BootstrapDeps = Readonly<{
-  config: Config;
-  database: Database;
-  log: EventLog;
-  projector: Projector;
-  secrets: Secrets;
-  clock: Clock;
-  dataDir: string;
-}>;
-
-/** The first key, while none was ever made: given, or generated into a file that only we may read. */
-async function bootstrap(deps: BootstrapDeps): Promise<void> {
-  const { config, database, log, projector, secrets, clock, dataDir } = deps;
-  const { pool } = database;
-  if ((await readAllApiKeys(pool)).length > 0) return;
-  const file = join(dataDir, 'bootstrap-key');
-  const secret = config.bootstrapKey ?? (await ensureSecret(file, issueApiKey));
-  // A start that was killed between verifier and event has left a verifier of this very key.
-  await pool.query('delete from credentials where lookup = $1', [keyPrefixOf(secret)]);
-  const now = clock.now();
-  const issued = await issueKey(
-    { pool, log, secrets },
-    {
-      name: 'bootstrap',
-      scope: 'full-admin',
-      mailDomain: null,
-      rateLimitPerMinute: BOOTSTRAP_RATE,
-      expiresAt: null,
-      owner: { type: 'system', id: 'mailguard' },
-      predecessor: null,
-    },
-    {
-      secret,
-      commandId: newCommandId(),
-      meta: {
-        actor: { type: 'system', id: 'mailguard' },
-        source: { node: config.nodeId, ip: null, userAgent: null },
-        requestId: null,
-        correlationId: `bootstrap-${now.getTime()}`,
-        causationId: null,
-        outcome: 'success',
-        occurredAt: toTimestamp(now),
-      },
-    },
-  );
-  await projector.caughtUp(issued.position);
 }
 
 const flush = async (limiter: Context['limiter'], activity: Context['activity']): Promise<void> => {

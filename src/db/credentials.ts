@@ -58,3 +58,8 @@ export async function sweepOrphanCredentials(pool: pg.Pool): Promise<void> {
        and not exists (select from api_keys k where c.subject = 'api_key:' || k.id)`,
   );
 }
+
+/** Removes a verifier by its lookup; for a secret whose key is known not to exist. */
+export async function forgetUnusedCredential(pool: pg.Pool, lookup: string): Promise<void> {
+  await pool.query('delete from credentials where lookup = $1', [lookup]);
+}

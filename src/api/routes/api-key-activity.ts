@@ -5,10 +5,11 @@ import { readLine } from '../../eventlog/upcast.ts';
 import { type ApiKeyRow, findApiKey } from '../../projections/api-keys.ts';
 import { type ActivityWindow, readKeyActivity } from '../../projections/key-activity.ts';
 import type { Context } from '../context.ts';
+import { findVisibleKey } from '../key-access.ts';
 import { route } from '../route.ts';
 import { Id, Instant, Timestamp } from '../schemas.ts';
 import { z } from '../zod.ts';
-import { findVisibleKey, KeyParams } from './api-keys.ts';
+import { KeyParams } from './api-keys.ts';
 
 const DEFAULT_DAYS = 30;
 const DAY_MS = 86_400_000;

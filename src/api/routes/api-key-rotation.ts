@@ -10,12 +10,13 @@ import { DomainError } from '../../domain/errors.ts';
 import { eventIdOf, handleCommand, readState } from '../../eventlog/handle-command.ts';
 import { type ApiKeyRow, findApiKey } from '../../projections/api-keys.ts';
 import type { Context } from '../context.ts';
+import { findVisibleKey, targetOf } from '../key-access.ts';
 import { issueKey } from '../key-issuing.ts';
 import { viewKeys } from '../key-view.ts';
 import { BASE_PATH } from '../paths.ts';
 import { type Call, route } from '../route.ts';
 import { z } from '../zod.ts';
-import { findVisibleKey, KeyParams, NewKeyView, targetOf } from './api-keys.ts';
+import { KeyParams, NewKeyView } from './api-keys.ts';
 
 const SUCCESSOR = 'successor';
 
@@ -43,7 +44,7 @@ export const rotateKey = route({
   status: 201,
   message: 'Rotated',
   errors: ['not_found', 'state_conflict', 'beyond_own_authority'],
-  example: { body: { grace_seconds: 86_400 } },
+  example: { params: { id: 3 }, body: { grace_seconds: 86_400 } },
   async handle(context, call) {
     const row = await findVisibleKey(context, call.principal, call.params.id);
     requireWithinAuthority(call.principal, row);

@@ -1,22 +1,17 @@
 import {
-  isNarrowed,
   type Principal,
   requireMayEnd,
   requireWithinAuthority,
   sees,
 } from '../../domain/access.ts';
-import { type ApiKeyCommand, apiKey, apiKeyStream } from '../../domain/api-key.ts';
+import { type ApiKeyCommand, apiKey } from '../../domain/api-key.ts';
 import { DomainError } from '../../domain/errors.ts';
 import { RATE_LIMIT_PER_MINUTE_MAX } from '../../domain/rate-limit.ts';
 import { handleCommand } from '../../eventlog/handle-command.ts';
-import {
-  type ApiKeyRow,
-  findApiKey,
-  type KeySelection,
-  listApiKeys,
-} from '../../projections/api-keys.ts';
+import { type ApiKeyRow, findApiKey, listApiKeys } from '../../projections/api-keys.ts';
 import type { Context } from '../context.ts';
 import { invalid } from '../input.ts';
+import { answerWith, findVisibleKey, selectionOf, targetOf } from '../key-access.ts';
 import { issueKey } from '../key-issuing.ts';
 import { KeyView, viewKeys } from '../key-view.ts';
 import { findMailDomainId } from '../mail-domain-name.ts';
@@ -156,7 +151,7 @@ const updateKey = route({
   reply: KeyView,
   message: 'Updated',
   errors: ['not_found', 'state_conflict', 'stale', 'beyond_own_authority'],
-  example: { body: { rate_limit_per_minute: 600 } },
+  example: { params: { id: 2 }, body: { rate_limit_per_minute: 600 } },
   async handle(context, call) {
     const { params, body, principal } = call;
     const row = await findVisibleKey(context, principal, params.id);
@@ -192,7 +187,7 @@ const revokeKey = route({
   reply: KeyView,
   message: 'Revoked',
   errors: ['not_found', 'beyond_own_authority'],
-  example: { body: { reason: 'leaked in a build log' } },
+  example: { params: { id: 4 }, body: { reason: 'leaked in a build log' } },
   async handle(context, call) {
     const row = await findVisibleKey(context, call.principal, call.params.id);
     requireMayEnd(call.principal, row.scope);
@@ -217,6 +212,7 @@ const deleteKey = route({
   reply: z.null(),
   message: 'Deleted',
   errors: ['not_found', 'beyond_own_authority'],
+  example: { params: { id: 5 } },
   async handle(context, { params, principal, meta, commandId }) {
     const row = await findVisibleKey(context, principal, params.id);
     requireMayEnd(principal, row.scope);
@@ -254,47 +250,6 @@ async function command(
     await context.projector.caughtUp(position, ['api_keys']);
   }
   return answerWith(context, (await findApiKey(context.pool, row.id)) ?? row);
-}
-
-export const targetOf = (row: ApiKeyRow) => ({
-  stream: apiKeyStream(row.id),
-  resource: { type: 'api_key', id: String(row.id) },
-  mailDomains: row.mailDomain === null ? [] : [String(row.mailDomain)],
-});
-
-export async function answerWith(
-  context: Context,
-  row: ApiKeyRow,
-): Promise<Extract<Answer<z.input<typeof KeyView>>, { data: unknown }>> {
-  const [view] = await viewKeys(context, [row]);
-  if (view === undefined) throw new Error('a key without a view');
-  return { data: view, revision: row.revision, subject: `api_key:${row.id}` };
-}
-
-/** A key that this caller may know of; anybody else's is not there. */
-export async function findVisibleKey(
-  context: Context,
-  principal: Principal,
-  id: number,
-): Promise<ApiKeyRow> {
-  const row = await findApiKey(context.pool, id);
-  const notFound = new DomainError('not_found', 'No such API key.');
-  if (row === null || row.status === 'deleted' || !sees(principal, row.mailDomain)) throw notFound;
-  const { owner } = selectionOf(principal);
-  const isOwn =
-    owner === undefined ||
-    row.id === principal.id ||
-    (row.owner.type === owner.type && row.owner.id === owner.id);
-  if (!isOwn) throw notFound;
-  return row;
-}
-
-function selectionOf(principal: Principal): KeySelection {
-  const isManager = principal.scope === 'full-admin' || principal.scope === 'domain-admin';
-  return {
-    ...(isManager ? {} : { owner: principal.owner, selfId: principal.id }),
-    ...(isNarrowed(principal) ? { mailDomain: principal.mailDomain ?? 0 } : {}),
-  };
 }
 
 async function resolveMailDomain(

@@ -80,7 +80,7 @@ const listAuditLogs = route({
     'cursor_gone',
     'unknown_mail_domain',
   ],
-  example: { query: { action: 'api_key.*', limit: '10' } },
+  example: { query: { action: 'api_key.*', limit: 10 } },
   async handle(context, call) {
     const { query, principal, meta } = call;
     await context.auditTrail.recordRead(meta);

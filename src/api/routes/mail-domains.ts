@@ -2,7 +2,6 @@ import { nextId } from '../../db/ids.ts';
 import { isNarrowed, type Principal, sees } from '../../domain/access.ts';
 import { DomainError } from '../../domain/errors.ts';
 import {
-  DIRECTIONS,
   type MailDomainCommand,
   type MailDomainSettings,
   mailDomain,
@@ -16,61 +15,18 @@ import {
 import type { Context } from '../context.ts';
 import { invalid } from '../input.ts';
 import { mailDomainStream, normaliseMailDomainName } from '../mail-domain-name.ts';
+import {
+  MailDomainChanges,
+  MailDomainView,
+  viewMailDomain,
+  viewMailDomains,
+} from '../mail-domain-view.ts';
 import { BASE_PATH } from '../paths.ts';
 import { type Answer, type Call, route } from '../route.ts';
-import { Id, IdText, Instant, ListQuery, listHeaders, Text } from '../schemas.ts';
+import { IdText, ListQuery, listHeaders, Text } from '../schemas.ts';
 import { z } from '../zod.ts';
 
 const Params = z.strictObject({ id: IdText });
-const BackendServer = z
-  .string()
-  .max(260)
-  .regex(
-    /^(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252}[A-Za-z0-9])?):(?:[1-9]\d{0,4})$/,
-    'must be host:port',
-  )
-  .refine((text) => Number(/\d+$/.exec(text)?.[0]) <= 65_535, 'must end in a port');
-const Threshold = z.number().min(-1_000).max(1_000);
-
-const members = {
-  direction: z.enum(DIRECTIONS),
-  active: z.boolean(),
-  backend_servers: z.array(BackendServer).max(20),
-  quarantine_threshold: Threshold,
-  reject_threshold: Threshold,
-  dkim_active: z.boolean(),
-  dmarc_reporting: z.boolean(),
-  tenant_id: Text(64).nullable(),
-  quarantine_retention_days: z.number().int().min(1).max(3_650),
-};
-
-const MailDomainView = z
-  .object({
-    id: Id,
-    name: z.string().openapi({ description: 'Lower-case A-labels (IDNA).' }),
-    ...members,
-    created_at: Instant,
-    updated_at: Instant,
-  })
-  .openapi('MailDomain');
-
-/** What a caller may change; what cannot change may be sent along as it was read. */
-const Changes = z.strictObject({
-  id: Id.optional(),
-  name: Text(253).optional(),
-  direction: members.direction.optional(),
-  active: members.active.optional(),
-  backend_servers: members.backend_servers.optional(),
-  quarantine_threshold: members.quarantine_threshold.optional(),
-  reject_threshold: members.reject_threshold.optional(),
-  dkim_active: members.dkim_active.optional(),
-  dmarc_reporting: members.dmarc_reporting.optional(),
-  tenant_id: members.tenant_id.optional(),
-  quarantine_retention_days: members.quarantine_retention_days.optional(),
-  created_at: z.string().optional(),
-  updated_at: z.string().optional(),
-});
-
 const DEFAULTS: MailDomainSettings = {
   direction: 'inbound',
   active: true,
@@ -106,7 +62,7 @@ const listDomains = route({
     const page = { only, before: query.cursor ?? null, limit: query.limit + 1 };
     const rows = await listMailDomains(context.pool, page);
     const list = listHeaders(`${BASE_PATH}/domains`, rows, query.limit);
-    return { data: await viewAll(context, list.page), headers: list.headers };
+    return { data: await viewMailDomains(context, list.page), headers: list.headers };
   },
 });
 
@@ -120,7 +76,9 @@ const createDomain = route({
     'Names are normalised (IDNA) and unique. A name that is deleted and registered again is another ' +
     'mail domain with another id: keys that were bound to the old one stay without it.',
   permission: { operation: 'write', reach: 'installation' },
-  body: Changes.omit({ id: true, created_at: true, updated_at: true }).extend({ name: Text(253) }),
+  body: MailDomainChanges.omit({ id: true, created_at: true, updated_at: true }).extend({
+    name: Text(253),
+  }),
   reply: MailDomainView,
   status: 201,
   message: 'Created',
@@ -179,7 +137,7 @@ const getDomain = route({
   errors: ['not_found'],
   async handle(context, { params, principal }) {
     const row = await findVisible(context, principal, params.id);
-    return { data: await viewOne(context, row), revision: row.revision };
+    return { data: await viewMailDomain(context, row), revision: row.revision };
   },
 });
 
@@ -188,7 +146,7 @@ const update = {
   tag,
   permission: write,
   params: Params,
-  body: Changes,
+  body: MailDomainChanges,
   mergePatch: true,
   conditional: true,
   reply: MailDomainView,
@@ -226,6 +184,7 @@ const deleteDomain = route({
   reply: z.null(),
   message: 'Deleted',
   errors: ['not_found', 'stale'],
+  example: { params: { id: 2 } },
   async handle(context, { params, principal, meta, commandId, ifMatch }) {
     const row = await findVisible(context, principal, params.id);
     const { position } = await handleCommand(context.log, mailDomain, {
@@ -254,7 +213,7 @@ export const mailDomainRoutes = [
   deleteDomain,
 ];
 
-type Change = z.output<typeof Changes>;
+type Change = z.output<typeof MailDomainChanges>;
 
 async function change(
   context: Context,
@@ -262,7 +221,7 @@ async function change(
 ): Promise<Answer<z.input<typeof MailDomainView>>> {
   const { body, meta, commandId } = call;
   const row = await findVisible(context, call.principal, call.params.id);
-  const before = await viewOne(context, row);
+  const before = await viewMailDomain(context, row);
   requireUnchanged(before, body);
   const servers = body.backend_servers;
   const isSame = servers === undefined || servers.join() === row.backendServers.join();
@@ -332,27 +291,3 @@ const targetOf = (row: MailDomainRow) => ({
   resource: { type: 'mail_domain', id: String(row.id) },
   mailDomains: [String(row.id)],
 });
-
-async function viewAll(
-  { log }: Context,
-  rows: readonly MailDomainRow[],
-): Promise<z.input<typeof MailDomainView>[]> {
-  const names = await log.readNames(rows.map(({ id }) => `mail_domain:${id}`));
-  return rows.map((row) => ({
-    id: row.id,
-    name: names.get(`mail_domain:${row.id}`)?.name ?? '',
-    ...row.settings,
-    backend_servers: [...row.backendServers],
-    created_at: row.createdAt,
-    updated_at: row.updatedAt,
-  }));
-}
-
-async function viewOne(
-  context: Context,
-  row: MailDomainRow,
-): Promise<z.input<typeof MailDomainView>> {
-  const [view] = await viewAll(context, [row]);
-  if (view === undefined) throw new Error('a mail domain without a view');
-  return view;
-}

@@ -1,0 +1,52 @@
+import { isNarrowed, type Principal, sees } from '../domain/access.ts';
+import { apiKeyStream } from '../domain/api-key.ts';
+import { DomainError } from '../domain/errors.ts';
+import { type ApiKeyRow, findApiKey, type KeySelection } from '../projections/api-keys.ts';
+import type { Context } from './context.ts';
+import { type KeyView, viewKeys } from './key-view.ts';
+import type { Answer } from './route.ts';
+import type { z } from './zod.ts';
+
+/** Where the events of one key go. */
+export const targetOf = (row: ApiKeyRow) => ({
+  stream: apiKeyStream(row.id),
+  resource: { type: 'api_key', id: String(row.id) },
+  mailDomains: row.mailDomain === null ? [] : [String(row.mailDomain)],
+});
+
+/** A key as the answer to whoever asked for it. */
+export async function answerWith(
+  context: Context,
+  row: ApiKeyRow,
+): Promise<Extract<Answer<z.input<typeof KeyView>>, { data: unknown }>> {
+  const [view] = await viewKeys(context, [row]);
+  if (view === undefined) throw new Error('a key without a view');
+  return { data: view, revision: row.revision, subject: `api_key:${row.id}` };
+}
+
+/** A key that this caller may know of; anybody else's is not there. */
+export async function findVisibleKey(
+  context: Context,
+  principal: Principal,
+  id: number,
+): Promise<ApiKeyRow> {
+  const row = await findApiKey(context.pool, id);
+  const notFound = new DomainError('not_found', 'No such API key.');
+  if (row === null || row.status === 'deleted' || !sees(principal, row.mailDomain)) throw notFound;
+  const { owner } = selectionOf(principal);
+  const isOwn =
+    owner === undefined ||
+    row.id === principal.id ||
+    (row.owner.type === owner.type && row.owner.id === owner.id);
+  if (!isOwn) throw notFound;
+  return row;
+}
+
+/** Which keys a caller's list holds. */
+export function selectionOf(principal: Principal): KeySelection {
+  const isManager = principal.scope === 'full-admin' || principal.scope === 'domain-admin';
+  return {
+    ...(isManager ? {} : { owner: principal.owner, selfId: principal.id }),
+    ...(isNarrowed(principal) ? { mailDomain: principal.mailDomain ?? 0 } : {}),
+  };
+}

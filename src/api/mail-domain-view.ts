@@ -1,0 +1,80 @@
+import { DIRECTIONS } from '../domain/mail-domain.ts';
+import type { MailDomainRow } from '../projections/mail-domains.ts';
+import type { Context } from './context.ts';
+import { Id, Instant, Text } from './schemas.ts';
+import { z } from './zod.ts';
+
+const BackendServer = z
+  .string()
+  .max(260)
+  .regex(
+    /^(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252}[A-Za-z0-9])?):(?:[1-9]\d{0,4})$/,
+    'must be host:port',
+  )
+  .refine((text) => Number(/\d+$/.exec(text)?.[0]) <= 65_535, 'must end in a port');
+const Threshold = z.number().min(-1_000).max(1_000);
+
+const members = {
+  direction: z.enum(DIRECTIONS),
+  active: z.boolean(),
+  backend_servers: z.array(BackendServer).max(20),
+  quarantine_threshold: Threshold,
+  reject_threshold: Threshold,
+  dkim_active: z.boolean(),
+  dmarc_reporting: z.boolean(),
+  tenant_id: Text(64).nullable(),
+  quarantine_retention_days: z.number().int().min(1).max(3_650),
+};
+
+/** A mail domain as callers see it. */
+export const MailDomainView = z
+  .object({
+    id: Id,
+    name: z.string().openapi({ description: 'Lower-case A-labels (IDNA).' }),
+    ...members,
+    created_at: Instant,
+    updated_at: Instant,
+  })
+  .openapi('MailDomain');
+
+/** What a caller may change; what cannot change may be sent along as it was read. */
+export const MailDomainChanges = z.strictObject({
+  id: Id.optional(),
+  name: Text(253).optional(),
+  direction: members.direction.optional(),
+  active: members.active.optional(),
+  backend_servers: members.backend_servers.optional(),
+  quarantine_threshold: members.quarantine_threshold.optional(),
+  reject_threshold: members.reject_threshold.optional(),
+  dkim_active: members.dkim_active.optional(),
+  dmarc_reporting: members.dmarc_reporting.optional(),
+  tenant_id: members.tenant_id.optional(),
+  quarantine_retention_days: members.quarantine_retention_days.optional(),
+  created_at: z.string().optional(),
+  updated_at: z.string().optional(),
+});
+
+/** Rows with their names. */
+export async function viewMailDomains(
+  { log }: Context,
+  rows: readonly MailDomainRow[],
+): Promise<z.input<typeof MailDomainView>[]> {
+  const names = await log.readNames(rows.map(({ id }) => `mail_domain:${id}`));
+  return rows.map((row) => ({
+    id: row.id,
+    name: names.get(`mail_domain:${row.id}`)?.name ?? '',
+    ...row.settings,
+    backend_servers: [...row.backendServers],
+    created_at: row.createdAt,
+    updated_at: row.updatedAt,
+  }));
+}
+
+export async function viewMailDomain(
+  context: Context,
+  row: MailDomainRow,
+): Promise<z.input<typeof MailDomainView>> {
+  const [view] = await viewMailDomains(context, [row]);
+  if (view === undefined) throw new Error('a mail domain without a view');
+  return view;
+}

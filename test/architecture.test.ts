@@ -1,0 +1,110 @@
+import { readdirSync, readFileSync } from 'node:fs';
+import { dirname, join, relative, resolve } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { describe, expect, it } from 'vitest';
+
+const SRC = fileURLToPath(new URL('../src', import.meta.url));
+const files = readdirSync(SRC, { recursive: true, encoding: 'utf8' })
+  .filter((file) => file.endsWith('.ts'))
+  .map((file) => ({ file, text: readFileSync(join(SRC, file), 'utf8') }));
+
+/** What each folder may import beside itself; a file at the root of src counts as its own folder. */
+const MAY_IMPORT: Record<string, readonly string[]> = {
+  domain: [],
+  integrity: ['domain'],
+  eventlog: ['domain', 'integrity'],
+  db: ['data-dir.ts'],
+  projections: ['domain', 'eventlog', 'db', 'secrets.ts'],
+  api: [
+    'domain',
+    'eventlog',
+    'projections',
+    'db',
+    'clock.ts',
+    'config.ts',
+    'data-dir.ts',
+    'secrets.ts',
+  ],
+  integrations: ['domain', 'eventlog', 'projections', 'clock.ts'],
+  scheduler: [],
+  cli: ['*'],
+  'main.ts': ['*'],
+  'cli.ts': ['cli'],
+  'config.ts': [],
+  'clock.ts': [],
+  'data-dir.ts': [],
+  'logger.ts': [],
+  'secrets.ts': [],
+};
+
+const roomOf = (file: string) => file.split('/')[0] ?? '';
+const importsOf = (text: string) =>
+  [...text.matchAll(/^(?:import|export)[^;]*?from '([^']+)';|^import '([^']+)';/gms)].map(
+    (match) => match[1] ?? match[2] ?? '',
+  );
+
+/** Every import that the allow-list does not have, as `file -> imported`. */
+function offences(sources: readonly { file: string; text: string }[]): string[] {
+  return sources.flatMap(({ file, text }) =>
+    importsOf(text).flatMap((name) => {
+      const room = roomOf(file);
+      if (!name.startsWith('.')) return room === 'domain' ? [`${file} -> ${name}`] : [];
+      const target = relative(SRC, resolve(SRC, dirname(file), name));
+      const allowed = MAY_IMPORT[room] ?? [];
+      const isAllowed =
+        roomOf(target) === room || allowed.includes('*') || allowed.includes(roomOf(target));
+      return isAllowed ? [] : [`${file} -> ${target}`];
+    }),
+  );
+}
+
+describe('the house', () => {
+  it('has imports that run one way', () => expect(offences(files)).toEqual([]));
+
+  it('would notice an import that runs the other way', () => {
+    const planted = { file: 'domain/x.ts', text: "import { a } from '../eventlog/eventlog.ts';\n" };
+    expect(offences([planted])).toEqual(['domain/x.ts -> eventlog/eventlog.ts']);
+    const node = { file: 'domain/x.ts', text: "import { b } from 'node:fs';\n" };
+    expect(offences([node])).toHaveLength(1);
+  });
+
+  it('knows every room', () => {
+    expect([...new Set(files.map(({ file }) => roomOf(file)))].sort()).toEqual(
+      Object.keys(MAY_IMPORT).sort(),
+    );
+  });
+
+  it('is entered by main.ts alone: nothing but the command line imports it', () => {
+    const importers = files.filter(({ text }) => /from '(\.\.\/|\.\/)+main\.ts'/.test(text));
+    expect(importers.map(({ file }) => roomOf(file))).toEqual(importers.map(() => 'cli'));
+  });
+
+  it('chooses an adapter of the log in eventlog/open.ts alone', () => {
+    const importers = files.filter(({ text }) =>
+      /from '[^']*eventlog\/postgres\.ts'|from '\.\/postgres\.ts'/.test(text),
+    );
+    expect(importers.map(({ file }) => file)).toEqual(['eventlog/open.ts']);
+  });
+
+  it('reads the environment in config.ts alone', () => {
+    const readers = files.filter(({ text }) => text.includes('process.env'));
+    expect(readers.map(({ file }) => file)).toEqual(['config.ts']);
+  });
+
+  it('has no SQL in the API', () => {
+    const sql = /`\s*(select|insert|update|delete)\s|'(select|insert into|update|delete from) /i;
+    const found = files.filter(({ file, text }) => file.startsWith('api/') && sql.test(text));
+    expect(found.map(({ file }) => file)).toEqual([]);
+  });
+
+  it('has files of at most 300 lines and nothing left to do', () => {
+    const long = files.filter(({ text }) => text.split('\n').length > 301);
+    expect(long.map(({ file }) => file)).toEqual([]);
+    const undone = files.filter(({ text }) => /\b(TODO|FIXME|XXX)\b/.test(text));
+    expect(undone.map(({ file }) => file)).toEqual([]);
+  });
+
+  it('nests nothing deeper than src/api/routes/x.ts', () => {
+    expect(files.filter(({ file }) => file.split('/').length > 3)).toEqual([]);
+  });
+});

@@ -1,0 +1,74 @@
+import { mkdtempSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { ConfigError, loadConfig } from '../src/config.ts';
+
+const problemsOf = (env: NodeJS.ProcessEnv): readonly string[] => {
+  try {
+    loadConfig(env);
+    return [];
+  } catch (error) {
+    if (error instanceof ConfigError) return error.problems;
+    throw error;
+  }
+};
+
+describe('loadConfig', () => {
+  it('needs nothing: loopback, port 3443, everything else made here', () => {
+    expect(loadConfig({})).toMatchObject({
+      host: '127.0.0.1',
+      port: 3443,
+      tls: null,
+      databaseUrl: null,
+      masterKey: null,
+      logLevel: 'info',
+    });
+  });
+
+  it('names every problem at once', () => {
+    const problems = problemsOf({
+      MAILGUARD_HOST: '0.0.0.0',
+      MAILGUARD_PORT: '3443',
+      MAILGUARD_TLS_CERT: '/cert.pem',
+      MAILGUARD_MASTER_KEY: '0'.repeat(64),
+      MAILGUARD_TRUSTED_PROXIES: '10.0.0.0/8, nonsense',
+      MAILGUARD_COLOUR: 'blue',
+    });
+    expect(problems).toHaveLength(4);
+    expect(problems.join('\n')).toMatch(/COLOUR[\s\S]*TLS[\s\S]*nonsense[\s\S]*MASTER_KEY/);
+  });
+
+  it.each([
+    [{ MAILGUARD_HOST: '0.0.0.0' }, /not a loopback/],
+    [{ MAILGUARD_HOST: 'mail.example.com' }, /not a loopback/],
+    [{ MAILGUARD_TRUSTED_PROXIES: '0.0.0.0/0' }, /trust everybody/],
+    [{ MAILGUARD_MASTER_KEY: 'abc' }, /32 bytes in hex/],
+    [{ MAILGUARD_MASTER_KEY: 'ab'.repeat(32) }, /too little variety/],
+    [{ MAILGUARD_BOOTSTRAP_KEY: 'nmg_short' }, /64 lower-case hex/],
+    [{ MAILGUARD_BOOTSTRAP_KEY: `nmg_${'0'.repeat(64)}` }, /too little variety/],
+    [{ MAILGUARD_PORT: '65536' }, /port number/],
+    [{ MAILGUARD_PORT: 'x' }, /port number/],
+    [{ MAILGUARD_DATABASE_URL: 'mysql://x' }, /postgres:\/\//],
+    [{ MAILGUARD_LOG_LEVEL: 'loud' }, /must be one of/],
+    [{ MAILGUARD_MASTER_KEY_FILE: '/does/not/exist' }, /cannot be read/],
+    [{ MAILGUARD_NODE_ID: 'a b' }, /MAILGUARD_NODE_ID/],
+  ])('refuses %o', (env, problem) => expect(problemsOf(env).join('\n')).toMatch(problem));
+
+  it.each([
+    [{ MAILGUARD_HOST: '::1' }],
+    [{ MAILGUARD_HOST: 'localhost' }],
+    [{ MAILGUARD_HOST: '0.0.0.0', MAILGUARD_TRUSTED_PROXIES: '10.1.2.3' }],
+    [{ MAILGUARD_HOST: '0.0.0.0', MAILGUARD_TLS_CERT: 'c', MAILGUARD_TLS_KEY: 'k' }],
+    [{ MAILGUARD_PORT: '', MAILGUARD_TLS_CERT: '' }],
+  ])('accepts %o', (env) => expect(problemsOf(env)).toEqual([]));
+
+  it('takes a secret from a file, and not from both places', () => {
+    const file = join(mkdtempSync(join(tmpdir(), 'config-')), 'master');
+    const key = '00112233445566778899aabbccddeeff'.repeat(2);
+    writeFileSync(file, `${key}\n`);
+    expect(loadConfig({ MAILGUARD_MASTER_KEY_FILE: file }).masterKey?.toString('hex')).toBe(key);
+    const both = { MAILGUARD_MASTER_KEY_FILE: file, MAILGUARD_MASTER_KEY: key };
+    expect(problemsOf(both).join()).toMatch(/both set/);
+  });
+});
