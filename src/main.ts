@@ -21,8 +21,9 @@ import { belongsToMasterKey } from './db/installation.ts';
 import { migrate } from './db/migrate.ts';
 import { type Database, openDatabase } from './db/open.ts';
 import { openClient, openPool } from './db/pool.ts';
-import type { EventLog } from './eventlog/eventlog.ts';
+import type { EventLog, Position } from './eventlog/eventlog.ts';
 import { openEventLog } from './eventlog/open.ts';
+import { followKeys } from './integrations/key-follower.ts';
 import { expireKeys, revokeKeysOfMailDomain, settleUnfinished } from './integrations/reactors.ts';
 import { reapplyErasures } from './projections/erasures.ts';
 import { projectionsOf } from './projections/list.ts';
@@ -81,15 +82,16 @@ export async function startGateway(
     await reapplyErasures(pool, log);
     const projector = await startProjector({ pool, log, logger }, projectionsOf(log));
     stops.push(projector.stop);
-    await catchUp(projector, log);
+    const caughtUpTo = await catchUp(projector, log);
     await sweepOrphanCredentials(pool);
     const { nodeId } = config;
     await bootstrap({ config, pool, log, projector, secrets, clock, dataDir });
     const liveKeys = await loadLiveKeys({ pool, log, secrets, nowMs: clock.nowMs });
+    stops.push(followKeys({ log, liveKeys, logger }, caughtUpTo).stop);
     const reactors = { log, liveKeys, clock, nodeId };
     await settleUnfinished(reactors, pool);
     const limiter = await openRateLimiter(pool, clock);
-    const activity = await openActivity({ pool, log, liveKeys, clock, nodeId });
+    const activity = await openActivity({ pool, log, clock, nodeId });
     const jobs = startPeriodicJobs(
       [
         { name: 'flush', everyMs: FLUSH_MS, run: () => flush(limiter, activity) },
@@ -172,9 +174,9 @@ async function openLog(config: Config, database: Database): Promise<EventLog> {
   };
 }
 
-async function catchUp(projector: Projector, log: EventLog): Promise<void> {
+async function catchUp(projector: Projector, log: EventLog): Promise<Position> {
   const { position } = await log.head();
-  if (await projector.caughtUp(position, undefined, CATCH_UP_MS)) return;
+  if (await projector.caughtUp(position, undefined, CATCH_UP_MS)) return position;
   const stopped = (await projector.status()).find(({ stoppedBy }) => stoppedBy !== null);
   throw new Error(`The read models do not follow the log (${stopped?.stoppedBy ?? 'too slow'}).`);
 }

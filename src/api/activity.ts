@@ -9,7 +9,7 @@ import {
   saveOpenWindows,
 } from '../db/activity.ts';
 import type { EventLog } from '../eventlog/eventlog.ts';
-import type { LiveKey, LiveKeys } from '../projections/live-keys.ts';
+import type { LiveKey } from '../projections/live-keys.ts';
 import { networkOf } from './client-address.ts';
 import {
   type DenialWindow,
@@ -51,7 +51,6 @@ const DENIALS_PER_MINUTE_MAX = 100;
 type Deps = Readonly<{
   pool: pg.Pool;
   log: EventLog;
-  liveKeys: LiveKeys;
   clock: Clock;
   nodeId: string;
 }>;
@@ -88,7 +87,7 @@ export async function openActivity(deps: Deps): Promise<Activity> {
     used(key, kind, outcome, address) {
       const now = deps.clock.nowMs();
       const window = windows.at(useSlot(key.id, kind), now, () => ({
-        ...emptyWindow(now, WINDOW_MS[kind]),
+        ...emptyWindow(now, WINDOW_MS[kind], key.principal.mailDomain),
         type: 'used',
         keyId: key.id,
         kind,
@@ -105,7 +104,7 @@ export async function openActivity(deps: Deps): Promise<Activity> {
       const slot = denialSlot(reason, key?.id ?? null, network);
       const isOverflow = !windows.has(slot, now) && !denials.take(now);
       const window = windows.at(isOverflow ? denialSlot(OVERFLOW, null, '') : slot, now, () => ({
-        ...emptyWindow(now, MINUTE_MS),
+        ...emptyWindow(now, MINUTE_MS, isOverflow ? null : (key?.principal.mailDomain ?? null)),
         type: 'denied',
         keyId: isOverflow ? null : (key?.id ?? null),
         reason: isOverflow ? OVERFLOW : reason,
@@ -178,13 +177,7 @@ function denialBudget() {
 async function appendClosed(deps: Deps, closed: Window[]): Promise<void> {
   const batch = closed.slice();
   // A window that fails stays for the next flush, where those that did not are found as duplicates.
-  await Promise.all(
-    batch.map((window) => {
-      const key = window.keyId === null ? null : deps.liveKeys.find(window.keyId);
-      const mailDomain = key?.principal.mailDomain ?? null;
-      return deps.log.append(toAppendCommand(window, deps.nodeId, mailDomain));
-    }),
-  );
+  await Promise.all(batch.map((window) => deps.log.append(toAppendCommand(window, deps.nodeId))));
   closed.splice(0, batch.length);
   await removeOpenWindows(deps.pool, batch.map(idOf));
 }

@@ -2,7 +2,7 @@ import { once } from 'node:events';
 import type { ServerResponse } from 'node:http';
 import { constants, createGzip } from 'node:zlib';
 import { DomainError } from '../domain/errors.ts';
-import type { Position, RawEvent } from '../eventlog/eventlog.ts';
+import type { Position, RawEvent, StoredEvent } from '../eventlog/eventlog.ts';
 import { gather, renderEvents } from './audit-page.ts';
 import type { AuditReading } from './audit-query.ts';
 import type { Context } from './context.ts';
@@ -112,25 +112,35 @@ async function* batchesOf(
   let { after } = reading;
   let left = limit ?? Number.POSITIVE_INFINITY;
   while (after < reading.until && left > 0) {
-    if (isWhole && form === 'evidence') {
-      const segment = await log.readSegment(after, reading.until);
-      after = segment.scannedTo;
-      yield toEvidence(segment.events);
+    if (isWhole) {
+      const { events, scannedTo } = await log.readSegment(after, reading.until);
+      after = scannedTo;
+      yield form === 'evidence'
+        ? toEvidence(events)
+        : await toReadable(context, reading, events.map(toStored));
       continue;
     }
     const take = Math.min(left, FILTERED_PAGE_LINES);
-    const page = await gather(log, { ...reading, after, limit: take });
-    after = page.scannedTo;
-    left -= page.events.length;
-    const raw = page.events.map((e) => ({ ...e, line: Buffer.from(e.line) }));
-    yield form === 'evidence' ? toEvidence(raw) : await toReadable(context, reading, page.events);
+    const { events, scannedTo } = await gather(log, { ...reading, after, limit: take });
+    after = scannedTo;
+    left -= events.length;
+    yield form === 'evidence'
+      ? toEvidence(events.map(toRaw))
+      : await toReadable(context, reading, events);
   }
 }
+
+const toStored = ({ position, line, disclosures }: RawEvent): StoredEvent => ({
+  position,
+  line: line.toString('utf8'),
+  disclosures: typeof disclosures === 'string' ? disclosures : disclosures.toString('latin1'),
+});
+const toRaw = (event: StoredEvent): RawEvent => ({ ...event, line: Buffer.from(event.line) });
 
 async function toReadable(
   { log }: Context,
   { viewer }: AuditReading,
-  events: Parameters<typeof renderEvents>[1],
+  events: readonly StoredEvent[],
 ): Promise<Batch> {
   const lines = await renderEvents(log, events, viewer);
   const text = lines.map((line) => `${JSON.stringify(line)}\n`).join('');

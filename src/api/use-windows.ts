@@ -8,7 +8,15 @@ import { commandIdOf, toAppend } from '../eventlog/handle-command.ts';
 export type Outcome = 'success' | 'denied' | 'rate_limited' | 'client_error' | 'server_error';
 export type UseKind = 'requests' | 'audit_reads';
 
-type Counted = { from: number; to: number; first: number; last: number; addresses: string[] };
+type Counted = {
+  from: number;
+  to: number;
+  first: number;
+  last: number;
+  addresses: string[];
+  /** Of the key then: it may be gone when the window is over. */
+  mailDomain: number | null;
+};
 export type UseWindow = Counted & {
   type: 'used';
   keyId: number;
@@ -29,9 +37,9 @@ const ADDRESSES_MAX = 20;
 export const OVERFLOW = 'overflow';
 
 /** The aligned stretch of time around `now`, with nothing counted. */
-export function emptyWindow(now: number, lengthMs: number): Counted {
+export function emptyWindow(now: number, lengthMs: number, mailDomain: number | null): Counted {
   const from = now - (now % lengthMs);
-  return { from, to: from + lengthMs, first: now, last: now, addresses: [] };
+  return { from, to: from + lengthMs, first: now, last: now, addresses: [], mailDomain };
 }
 
 /** Notes a request in a window; of addresses the first twenty are kept. */
@@ -59,12 +67,8 @@ export const idOf = (window: Window): string =>
     .digest('base64url');
 
 /** The append of a finished window; the same window again is a duplicate. */
-export function toAppendCommand(
-  window: Window,
-  node: string,
-  mailDomain: number | null,
-): AppendCommand {
-  const { keyId } = window;
+export function toAppendCommand(window: Window, node: string): AppendCommand {
+  const { keyId, mailDomain } = window;
   const id = idOf(window);
   const event = toAppend(toFact(window), {
     resource: { type: 'api_key', id: keyId === null ? 'unknown' : `${keyId}` },

@@ -4,6 +4,7 @@ import type { StoredEvent } from '../../eventlog/eventlog.ts';
 import { sealedThrough, streamExport } from '../audit-export.ts';
 import { gather, renderEvents } from '../audit-page.ts';
 import { AuditQuery, requireEvidence, resolveReading, viewerOf } from '../audit-query.ts';
+import type { Context } from '../context.ts';
 import { BASE_PATH } from '../paths.ts';
 import { route } from '../route.ts';
 import { Instant, PositionText } from '../schemas.ts';
@@ -100,7 +101,7 @@ const listAuditLogs = route({
     if (page.hasMore) headers['Link'] = linkOf(call.request.url ?? '', next);
     if (query.form === 'evidence') {
       const dataText = `[${page.events.map(evidenceText).join(',')}]`;
-      return { data: page.events.map(toEvidence), dataText, headers };
+      return { data: checkable(context, page.events), dataText, headers };
     }
     const lines = await renderEvents(context.log, page.events, reading.viewer);
     const data = lines.map((line) => ({
@@ -149,6 +150,10 @@ export const auditRoutes = [listAuditLogs, getAuditLog];
 /** Assembled as text: parsing and printing again could reorder members and break the leaf hash. */
 const evidenceText = ({ line, disclosures }: StoredEvent): string =>
   `{"line":${line},"disclosures":[${disclosures}]}`;
+
+/** The same lines parsed, where replies are checked; elsewhere only their text is needed. */
+const checkable = (context: Context, events: readonly StoredEvent[]) =>
+  context.validateReplies ? events.map(toEvidence) : [];
 
 function toEvidence({ line, disclosures }: Readonly<{ line: string; disclosures: string }>) {
   return {
