@@ -34,7 +34,7 @@ export function createLogger(
 }
 
 /** The last line of defence: also inside messages and stacks that nobody foresaw. */
-function scrub(line: string): string {
+export function scrub(line: string): string {
   if (!line.includes('nmg_') && !line.includes('://')) return line;
   return line.replace(SECRET, (_match, url: string | undefined) =>
     url === undefined ? 'nmg_[redacted]' : `${url}[redacted]@`,

@@ -133,7 +133,8 @@ async function takeLock(url: string): Promise<pg.Client | null> {
   return client;
 }
 
-async function inspect(url: string): Promise<Pick<Database, 'role' | 'warnings'>> {
+/** The role to work under in a database, and what an operator should know of it. */
+export async function inspect(url: string): Promise<Pick<Database, 'role' | 'warnings'>> {
   const client = openClient({ url, role: null });
   await client.connect();
   try {

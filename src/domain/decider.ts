@@ -40,13 +40,6 @@ export type DomainEvent<
   names?: SubjectNames;
 }>;
 
-/** A stored fact as `evolve` sees it. Personal values are absent: no decision may rest on them. */
-export type PastEvent<Event extends DomainEvent = DomainEvent> = Readonly<{
-  type: Event['type'];
-  data: Event['data'];
-  recordedAt: string;
-}>;
-
 /** The pure core of one aggregate. `decide` returns the new facts, or throws a `DomainError`. */
 export type Decider<State, Command, Event extends DomainEvent> = Readonly<{
   initialState: State;

@@ -1,7 +1,7 @@
 import type { Json, SubjectNames } from '../domain/decider.ts';
 import { EVENT_TYPES } from '../domain/events.ts';
 import { digestOf, openDisclosure, splitDisclosures } from '../eventlog/personal.ts';
-import { type RecordedEvent, readLine } from '../eventlog/upcast.ts';
+import type { RecordedEvent } from '../eventlog/upcast.ts';
 
 /** One line as people and SIEMs read it: disclosed values and names in their natural place. */
 export type AuditLine = Readonly<{
@@ -62,6 +62,7 @@ export function toAuditLine(
   const own = names.get(`${event.resource.type}:${event.resource.id}`);
   if (own === undefined && NAMED.has(event.resource.type) && event.resource.id !== 'unknown') {
     erased.push('resource.name');
+    if (event.resource.type === 'api_key') erased.push('resource.key_prefix');
   }
   return {
     position: event.position,
@@ -88,13 +89,6 @@ export function toAuditLine(
     withheld,
   };
 }
-
-/** One stored event, parsed and rendered. */
-export const renderLine = (
-  line: string,
-  disclosures: string,
-  how: Readonly<{ names: Names; viewer: Viewer }>,
-): AuditLine => toAuditLine(readLine(line), disclosures, how);
 
 type Disclosed = ReadonlyMap<string, Readonly<{ name: string; value: Json }>>;
 

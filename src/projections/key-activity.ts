@@ -22,8 +22,10 @@ const WINDOWS_MAX = 1_500;
 const JOINED_MS = [3_600_000, 86_400_000] as const;
 const ADDRESSES_MAX = 100;
 
-/** Refusals of a key that had ended; refusals of a living one are in its windows of use already. */
 const ENDED_REASONS = new Set(['revoked', 'rotated', 'expired', 'inactive']);
+
+/** Refusals of a key that had ended; those of a living one are in its windows of use already. */
+export const countsAsDenied = (reason: string): boolean => ENDED_REASONS.has(reason);
 
 /**
  * The recorded windows of a key that touch `[from, to)`, in order, read from the log itself. More than
@@ -72,7 +74,7 @@ function toWindow({ line, disclosures }: StoredEvent): ActivityWindow | null {
     addresses: Array.isArray(addresses) ? addresses.map(String) : [],
   };
   if (event.type === 'api_key.denied') {
-    if (!ENDED_REASONS.has(event.data.reason)) return null;
+    if (!countsAsDenied(event.data.reason)) return null;
     return { ...common, requests: 0, denied: event.data.count, rate_limited: 0 };
   }
   const { requests, by_outcome } = event.data;

@@ -3,7 +3,11 @@ import { apiKeyStream } from '../../domain/api-key.ts';
 import { DomainError } from '../../domain/errors.ts';
 import { readLine } from '../../eventlog/upcast.ts';
 import { type ApiKeyRow, findApiKey } from '../../projections/api-keys.ts';
-import { type ActivityWindow, readKeyActivity } from '../../projections/key-activity.ts';
+import {
+  type ActivityWindow,
+  countsAsDenied,
+  readKeyActivity,
+} from '../../projections/key-activity.ts';
 import type { Context } from '../context.ts';
 import { findVisibleKey } from '../key-access.ts';
 import { route } from '../route.ts';
@@ -85,17 +89,14 @@ function openWindows(
   { from, to }: Readonly<{ from: number; to: number }>,
 ): ActivityWindow[] {
   return activity.openWindows(keyId).flatMap((window) => {
-    if (window.type !== 'used' || window.to <= from || window.from >= to) return [];
-    return [
-      {
-        from: window.from,
-        to: window.to,
-        requests: window.requests,
-        denied: window.byOutcome.denied ?? 0,
-        rate_limited: window.byOutcome.rate_limited ?? 0,
-        addresses: window.addresses,
-      },
-    ];
+    if (window.to <= from || window.from >= to) return [];
+    const common = { from: window.from, to: window.to, addresses: window.addresses };
+    if (window.type === 'used') {
+      const { denied = 0, rate_limited = 0 } = window.byOutcome;
+      return [{ ...common, requests: window.requests, denied, rate_limited }];
+    }
+    if (!countsAsDenied(window.reason)) return [];
+    return [{ ...common, requests: 0, denied: window.count, rate_limited: 0 }];
   });
 }
 
