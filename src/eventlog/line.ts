@@ -1,4 +1,4 @@
-import type { SubjectNames } from '../domain/decider.ts';
+import type { ResourceRef, SubjectNames } from '../domain/decider.ts';
 import { DomainError } from '../domain/errors.ts';
 import { canonicalJson } from './canonical.ts';
 import { type EventToAppend, subjectOf } from './eventlog.ts';
@@ -39,17 +39,17 @@ export function prepareEvent(stream: string, event: EventToAppend, random: Rando
   const source = sealSource(event, random);
   const names = event.names === null ? null : sealNames(event.names, random);
   const head =
-    `{"actor":${canonicalJson(meta.actor)},"causation_id":${nullable(meta.causationId)}` +
+    `{"actor":${reference(meta.actor, [])},"causation_id":${nullable(meta.causationId)}` +
     `,"correlation_id":${quote(meta.correlationId)}` +
     `,"data":${canonicalJson(withDigests(event.data, data.digests))}` +
     `,"event_id":${quote(event.eventId)},"mail_domains":${JSON.stringify(event.mailDomains)}` +
     `,"occurred_at":${quote(meta.occurredAt)},"outcome":${quote(meta.outcome)},"position":"`;
   const mid =
     `","request_id":${nullable(meta.requestId)}` +
-    `,"resource":${canonicalJson(withDigests(event.resource, names?.digests ?? []))},"revision":"`;
+    `,"resource":${reference(event.resource, names?.digests ?? [])},"revision":"`;
   const tail =
     `","schema_version":${event.schemaVersion}` +
-    `,"source":${canonicalJson(withDigests({ node: meta.source.node }, source?.digests ?? []))}` +
+    `,"source":{${digestList(source?.digests ?? [])}"node":${quote(meta.source.node)}}` +
     `,"stream":${quote(stream)},"type":${quote(event.type)},"v":1}`;
   requireLineFits(head, mid, tail);
   return {
@@ -101,6 +101,13 @@ const sealNames = (names: SubjectNames, random: Random) =>
     random,
   );
 
+/** Digests are base64url, so they need no escape; `_sd` sorts before every member that follows it. */
+const digestList = (digests: readonly string[]): string =>
+  digests.length === 0 ? '' : `"_sd":["${digests.join('","')}"],`;
+
+const reference = ({ id, type }: ResourceRef, digests: readonly string[]): string =>
+  `{${digestList(digests)}"id":${quote(id)},"type":${quote(type)}}`;
+
 const withDigests = <T extends object>(members: T, digests: readonly string[]) =>
   digests.length === 0 ? members : { ...members, _sd: digests };
 
@@ -117,5 +124,11 @@ function requireLineFits(head: string, mid: string, tail: string): void {
 
 const joinLists = (a: string | null, b: string | null): string | null =>
   a === null ? b : b === null ? a : `${a},${b}`;
-const quote = (text: string): string => JSON.stringify(text);
+/** A string in canonical form; what has none (a lone surrogate) is refused as `canonicalJson` does. */
+function quote(text: string): string {
+  return PLAIN.test(text) ? `"${text}"` : canonicalJson(text);
+}
+
+/** Printable ASCII without quote and backslash, which is nearly every id: it stands for itself. */
+const PLAIN = /^[ !#-[\]-~]*$/;
 const nullable = (text: string | null): string => (text === null ? 'null' : quote(text));

@@ -1,10 +1,23 @@
-import { createHash } from 'node:crypto';
+import { hash, randomBytes } from 'node:crypto';
 import type { Json, PersonalClass, PersonalMember } from '../domain/decider.ts';
 
 /** Bytes of salt per disclosure: 128 bits, the least that RFC 9901 section 4.2.1 recommends. */
 const SALT_BYTES = 16;
 
 export type Random = (bytes: number) => Buffer;
+
+const POOL_BYTES = 8_192;
+
+/** Random bytes from a pool that is filled by few large calls; each byte is given out once. */
+export function pooledRandom(): Random {
+  let pool = Buffer.alloc(0);
+  return (bytes) => {
+    if (pool.length < bytes) pool = randomBytes(Math.max(POOL_BYTES, bytes));
+    const taken = pool.subarray(0, bytes);
+    pool = pool.subarray(bytes);
+    return taken;
+  };
+}
 
 export type Sealed = Readonly<{
   /** base64url SHA-256 digests, sorted, for the `_sd` member of the object they belong to. */
@@ -38,8 +51,7 @@ export function sealAll(members: readonly PersonalMember[], random: Random): Sea
 }
 
 /** The digest that a committed line holds for a disclosure. */
-export const digestOf = (disclosure: string): string =>
-  createHash('sha256').update(disclosure, 'ascii').digest('base64url');
+export const digestOf = (disclosure: string): string => hash('sha256', disclosure, 'base64url');
 
 export type Disclosed = Readonly<{ name: string; value: Json }>;
 

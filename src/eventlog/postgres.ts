@@ -1,4 +1,3 @@
-import { randomBytes } from 'node:crypto';
 import type pg from 'pg';
 import type { SubjectNames } from '../domain/decider.ts';
 import { appender } from './append-batch.ts';
@@ -7,7 +6,7 @@ import { followHead, headSignal } from './follow.ts';
 import { groupCommit } from './group-commit.ts';
 import { prepareEvent } from './line.ts';
 import { listen } from './listen.ts';
-import type { Random } from './personal.ts';
+import { pooledRandom, type Random } from './personal.ts';
 import { copySegment } from './postgres-copy.ts';
 import { EVENT_COLUMNS, readFiltered, toStoredEvent } from './postgres-read.ts';
 
@@ -28,7 +27,7 @@ const READ_STREAM_MAX = 100_000;
  * in docs/adr/0002-gapless-positions.md), durable when `append` resolves.
  */
 export async function postgresEventLog(options: PostgresLogOptions): Promise<EventLog> {
-  const { pool, exportPool, connect, random = randomBytes } = options;
+  const { pool, exportPool, connect, random = pooledRandom() } = options;
   const identity = await readIdentity(pool);
   const writer = appender(connect);
   const commits = groupCommit(writer.appendBatch);
