@@ -1,7 +1,5 @@
 #!/usr/bin/env node
-import { explainRefusal, serve } from './cli/serve.ts';
+import { run } from './cli/run.ts';
+import { processTerminal } from './cli/terminal.ts';
 
-serve().then(
-  (code) => process.exit(code),
-  (error: unknown) => process.exit(explainRefusal(error)),
-);
+process.exit(await run(process.argv.slice(2), processTerminal()));

@@ -116,7 +116,9 @@ export async function resolveReading(
 export function requireEvidence(principal: Principal): void {
   const isReader = principal.scope === 'full-admin' || principal.scope === 'read-only';
   if (isReader && !isNarrowed(principal)) return;
-  throw new DomainError('scope_forbidden', 'Evidence is for unnarrowed full-admin and read-only.');
+  throw new DomainError('scope_forbidden', 'Evidence is for unnarrowed full-admin and read-only.', {
+    accepted_scopes: ['read-only', 'full-admin'],
+  });
 }
 
 /** What a narrowed reader may know of actors: those whose key belongs to its mail domain. */

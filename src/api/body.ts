@@ -1,3 +1,4 @@
+import { isUtf8 } from 'node:buffer';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import express from 'express';
 import { DomainError } from '../domain/errors.ts';
@@ -18,6 +19,7 @@ const parseJson: Parse = express.json({
   strict: false,
   type: () => true,
   reviver: refusePrototype,
+  verify: requireUtf8,
 }) as Parse;
 
 /** The JSON body of a request, or the documented refusal of what is not one. */
@@ -59,6 +61,11 @@ function requireMediaType(route: AnyRoute, request: IncomingMessage): void {
 function refusePrototype(name: string, value: unknown): unknown {
   if (name === '__proto__') throw new SyntaxError('a member may not be called __proto__');
   return value;
+}
+
+/** What is not UTF-8 would be read as something else; RFC 8259 section 8.1 allows nothing else. */
+function requireUtf8(_request: unknown, _response: unknown, bytes: Buffer): void {
+  if (!isUtf8(bytes)) throw new SyntaxError('not UTF-8');
 }
 
 function toRefusal(error: unknown): DomainError {

@@ -69,6 +69,8 @@ export function createCursors(identity: LogIdentity, key: Buffer): Cursors {
     decode({ filterHash }, cursor, head) {
       const bytes = PATTERN.test(cursor) ? Buffer.from(cursor.slice(1), 'base64url') : null;
       if (bytes === null || bytes.readUInt8(0) !== VERSION) throw invalid();
+      // The last character has bits to spare; one cursor has one spelling.
+      if (`c${bytes.toString('base64url')}` !== cursor) throw invalid();
       const signed = bytes.subarray(0, SIGNED_BYTES);
       // Another log signs with another key, so that is asked first: its holder deserves the reason.
       if (!signed.subarray(1, 17).equals(logId)) throw otherLog();

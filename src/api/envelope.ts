@@ -71,7 +71,11 @@ export function acceptsGzip(request: IncomingMessage): boolean {
 /** A refusal as its envelope and status. What is not a refusal is a bug: nothing of it is told. */
 export function describeError(error: unknown): { status: number; envelope: Envelope } {
   if (error instanceof DomainError) {
-    const { retry_after_seconds: _, ...rest } = (error.details ?? {}) as Record<string, unknown>;
+    const {
+      retry_after_seconds: _,
+      accepted_scopes: _scopes,
+      ...rest
+    } = (error.details ?? {}) as Record<string, unknown>;
     return {
       status: STATUS[error.code],
       envelope: {

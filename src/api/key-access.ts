@@ -42,6 +42,12 @@ export async function findVisibleKey(
   return row;
 }
 
+/** Refuses what only a living key can undergo; its end may have come and not be recorded yet. */
+export function requireNotExpired({ clock }: Context, { expiresAt }: ApiKeyRow): void {
+  if (expiresAt === null || Date.parse(expiresAt) > clock.now().getTime()) return;
+  throw new DomainError('state_conflict', 'The API key is expired.');
+}
+
 /** Which keys a caller's list holds. */
 export function selectionOf(principal: Principal): KeySelection {
   const isManager = principal.scope === 'full-admin' || principal.scope === 'domain-admin';

@@ -12,6 +12,8 @@ const NAME =
  * for what is no name of a DNS domain.
  */
 export function normaliseMailDomainName(text: string): string | null {
+  // The URL parser behind `domainToASCII` would cut at, or decode, what no name may hold.
+  if (/[^\p{L}\p{M}\p{N}.\-\u3002\uff0e\uff61]/u.test(text.trim())) return null;
   const ascii = domainToASCII(text.trim().replace(/\.$/, '')).toLowerCase();
   return NAME.test(ascii) ? ascii : null;
 }

@@ -155,7 +155,7 @@ function describe(route: AnyRoute): string {
   const parts = [route.description ?? ''];
   if (route.permission.operation !== 'public') {
     const { operation, reach } = route.permission;
-    const scopes = acceptedScopes(operation)
+    const scopes = acceptedScopes(operation, reach)
       .map((scope) => `\`${scope}\``)
       .join(', ');
     const narrowed = reach === 'installation' ? ' Not for keys narrowed to a mail domain.' : '';

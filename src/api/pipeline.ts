@@ -80,9 +80,7 @@ export function sendError(context: Context, exchange: Exchange, thrown: unknown)
   const error = isConnectionError(thrown) ? unavailable() : thrown;
   const { request, response, requestId } = exchange;
   const { status, envelope } = describeError(error);
-  if (exchange.key !== null && envelope.error === 'beyond_own_authority') {
-    context.activity.denied('beyond_own_authority', exchange.key, exchange.address);
-  }
+  if (status === 403) refuseScope(context, exchange, error);
   if (status === 500) {
     context.logger.error({ err: thrown, request_id: requestId }, 'a request failed on a bug');
   }
@@ -97,6 +95,18 @@ export function sendError(context: Context, exchange: Exchange, thrown: unknown)
   if (!request.complete) response.setHeader('Connection', 'close');
   countUse(context, exchange, status);
   sendEnvelope(request, response, status, envelope);
+}
+
+/** A refusal for want of authority names the scopes that have it, and is an event. */
+function refuseScope(context: Context, exchange: Exchange, error: unknown): void {
+  const { code, details } = error as DomainError;
+  const { key, route, response, address } = exchange;
+  if (key !== null) context.activity.denied(code, key, address);
+  if (route === null || route.permission.operation === 'public') return;
+  const { operation, reach } = route.permission;
+  const given = details as { accepted_scopes?: string[] } | null;
+  const scopes = given?.accepted_scopes ?? acceptedScopes(operation, reach);
+  response.setHeader('X-Accepted-Scopes', scopes.join(', '));
 }
 
 /** Order: key, its state, scope, bucket. A refused request has cost the bucket nothing. */
@@ -114,8 +124,6 @@ function permit(context: Context, route: AnyRoute, exchange: Exchange): void {
   exchange.key = key;
   context.activity.seen(key);
   if (!permits(key.principal, operation, reach)) {
-    context.activity.denied('scope_forbidden', key, address);
-    response.setHeader('X-Accepted-Scopes', acceptedScopes(operation).join(', '));
     throw new DomainError('scope_forbidden', 'The scope of this key does not allow that.');
   }
   const taken = context.limiter.take(key);
@@ -133,18 +141,24 @@ function permit(context: Context, route: AnyRoute, exchange: Exchange): void {
 }
 
 function requireAcceptable(route: AnyRoute, request: IncomingMessage): void {
-  const accept = request.headers.accept;
-  if (accept === undefined || accept.includes('*/*')) return;
+  const { accept } = request.headers;
+  if (accept === undefined || accept === '*/*') return;
   const offered = ['application/json', ...Object.keys(route.produces ?? {})];
-  const wanted = accept.split(',').map((part) => part.split(';')[0]?.trim().toLowerCase() ?? '');
-  const isOffered = wanted.some((type) =>
-    offered.some(
-      (own) => own === type || (type.endsWith('/*') && own.startsWith(type.slice(0, -1))),
-    ),
+  const isOffered = acceptedTypes(accept).some((type) =>
+    offered.some((own) => type === '*/*' || type === own || type === own.replace(/\/.*/, '/*')),
   );
   if (isOffered) return;
   throw new DomainError('not_acceptable', `This can be had as ${offered.join(', ')}.`);
 }
+
+/** Media types that an `Accept` header wants, without those that it refuses (RFC 9110 12.5.1). */
+const acceptedTypes = (accept: string): string[] =>
+  accept
+    .toLowerCase()
+    .split(',')
+    .map((part) => part.split(';').map((piece) => piece.trim()))
+    .filter(([, ...parameters]) => !parameters.some((text) => /^q=0(\.0*)?$/.test(text)))
+    .map(([type = '']) => type);
 
 /** The route's own schemas have made its input, so its handler's types hold. */
 type AnyCall = Call<never, never, never>;

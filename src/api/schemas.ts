@@ -29,7 +29,11 @@ export const PositionText = z
     'must fit 64 bits',
   );
 
-const TIMESTAMP = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d)$/;
+const TIMESTAMP =
+  /^\d{4}-\d\d-\d\dT([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,6})?(Z|[+-]([01]\d|2[0-3]):[0-5]\d)$/;
+/** Years that every part of the program can hold and add to. */
+const EARLIEST_MS = Date.UTC(1970, 0, 1);
+const LATEST_MS = Date.UTC(9999, 0, 1);
 
 /** An instant as a caller may write it (RFC 3339); comes out in UTC with six digits. */
 export const Timestamp = z
@@ -37,7 +41,8 @@ export const Timestamp = z
   .regex(TIMESTAMP, 'must be an RFC 3339 date and time with an offset')
   .transform((text, context) => {
     const fixed = normaliseTimestamp(text);
-    if (fixed === null) context.issues.push({ code: 'custom', message: 'is no date', input: text });
+    if (fixed === null)
+      context.issues.push({ code: 'custom', message: 'is no date from 1970 to 9998', input: text });
     return fixed ?? '';
   })
   .openapi({ type: 'string', format: 'date-time' });
@@ -47,7 +52,7 @@ export const Instant = z.string().openapi({ format: 'date-time' });
 
 function normaliseTimestamp(text: string): string | null {
   const millis = Date.parse(text);
-  if (!TIMESTAMP.test(text) || Number.isNaN(millis)) return null;
+  if (!TIMESTAMP.test(text) || !(millis >= EARLIEST_MS && millis < LATEST_MS)) return null;
   const day = Number(text.slice(8, 10));
   const lastDay = new Date(
     Date.UTC(Number(text.slice(0, 4)), Number(text.slice(5, 7)), 0),

@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto';
 import { readFileSync, unwatchFile, watchFile } from 'node:fs';
 import http from 'node:http';
 import https from 'node:https';
@@ -44,7 +45,8 @@ export function createServer(context: Context, routes: readonly AnyRoute[]): htt
     tls === null
       ? http.createServer(options, app)
       : https.createServer({ ...options, ...readCertificate(tls), minVersion: 'TLSv1.2' }, app);
-  server.maxHeadersCount = HEADERS_MAX;
+  // One more than is allowed: the parser drops what is beyond, and we would not notice.
+  server.maxHeadersCount = HEADERS_MAX + 1;
   server.on('clientError', answerBrokenRequest);
   if (tls !== null) reloadCertificate(server as https.Server, tls, context);
   return server;
@@ -111,6 +113,11 @@ function begin(context: Context, addressOf: ClientAddress): express.RequestHandl
     const exchange = beginExchange(request, response, addressOf(request));
     (response as WithExchange)[EXCHANGE] = exchange;
     response.once('close', () => record(context, exchange));
+    if (request.rawHeaders.length > 2 * HEADERS_MAX) {
+      const message = `A request takes at most ${HEADERS_MAX} headers.`;
+      sendError(context, exchange, new DomainError('headers_too_large', message));
+      return;
+    }
     if (!hasKeyInUrl(request.url)) {
       next();
       return;
@@ -182,6 +189,7 @@ function answerBrokenRequest(error: NodeJS.ErrnoException, socket: import('node:
   socket.end(
     `HTTP/1.1 ${status}\r\nContent-Type: application/json; charset=utf-8\r\n` +
       `Content-Length: ${Buffer.byteLength(body)}\r\nCache-Control: no-store\r\n` +
+      `X-Request-Id: ${randomUUID()}\r\n` +
       `X-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n${body}`,
   );
 }

@@ -20,8 +20,15 @@ export type Api = Readonly<{
   stream: (path: string, query: Query, accept: string) => Promise<http.IncomingMessage>;
 }>;
 
-/** The server could not be reached, or the connection was lost. */
-export class UnreachableError extends CliError {}
+/** The server could not be reached, or (`isCut`) was lost in the middle of its answer. */
+export class UnreachableError extends CliError {
+  readonly isCut: boolean;
+
+  constructor(message: string, { isCut }: { isCut: boolean } = { isCut: false }) {
+    super(message);
+    this.isCut = isCut;
+  }
+}
 
 const ANSWER_MS = 30_000;
 /** A stream that is silent for this long is taken for dead. */

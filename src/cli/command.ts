@@ -13,7 +13,7 @@ export type Command = Readonly<{
   /** As it is typed: `serve`, `keys create`. */
   name: string;
   summary: string;
-  /** What a user should know beyond the summary; paragraphs of one line each. */
+  /** What a user should know beyond the summary, line by line. */
   description: readonly string[];
   /** Names of what follows the command without dashes; all of it is required. */
   parameters?: readonly string[];
@@ -74,7 +74,7 @@ export function parseGiven(command: Command, argv: readonly string[]): Given | n
       flags.add(token.name);
       continue;
     }
-    texts.set(token.name, valueOf(command, option, token));
+    texts.set(token.name, takeValue(command, option, token));
   }
   const missing = Object.keys(options).find((o) => options[o]?.required && !texts.has(o));
   if (missing !== undefined) throw usageError(`--${missing} is missing`, name);
@@ -90,7 +90,7 @@ export function parseGiven(command: Command, argv: readonly string[]): Given | n
   };
 }
 
-function valueOf(
+function takeValue(
   { name }: Command,
   { value: noun }: Option,
   token: Readonly<{ name: string; value?: string | undefined; inlineValue?: boolean | undefined }>,

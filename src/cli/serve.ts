@@ -1,27 +1,59 @@
 import { join } from 'node:path';
-import { ConfigError, loadConfig } from '../config.ts';
-import { AlreadyRunningError } from '../db/open.ts';
-import { createLogger } from '../logger.ts';
-import { startGateway } from '../main.ts';
-
-const EXIT_REFUSED = 2;
+import { loadConfig } from '../config.ts';
+import { CliError, type Command, EXIT } from './command.ts';
+import { print, type Terminal } from './terminal.ts';
 
 /** Runs the gateway until a signal ends it. Standard output is JSON lines, the ready line among them. */
-export async function serve(): Promise<number> {
+export const serve: Command = {
+  name: 'serve',
+  summary: 'Run the gateway until SIGTERM or SIGINT.',
+  description: [
+    'Without MAILGUARD_DATABASE_URL a PostgreSQL of its own is started in the data directory.',
+    'Standard output is JSON lines; the one with "msg":"ready" gives url, pid and data_dir.',
+    'Only one gateway runs on a database; a second one is refused with exit status 2.',
+  ],
+  options: {},
+  environment: [
+    'MAILGUARD_HOST',
+    'MAILGUARD_PORT',
+    'MAILGUARD_TLS_CERT',
+    'MAILGUARD_TLS_KEY',
+    'MAILGUARD_TRUSTED_PROXIES',
+    'MAILGUARD_DATA_DIR',
+    'MAILGUARD_MASTER_KEY',
+    'MAILGUARD_DATABASE_URL',
+    'MAILGUARD_EVENTLOG_URL',
+    'MAILGUARD_BOOTSTRAP_KEY',
+    'MAILGUARD_NODE_ID',
+    'MAILGUARD_PUBLIC_URL',
+    'MAILGUARD_LOG_LEVEL',
+  ],
+  exits: { 0: 'stopped by a signal', 2: 'the settings are refused, or another gateway runs' },
+  run: (_given, terminal) => runGateway(terminal),
+};
+
+async function runGateway(terminal: Terminal): Promise<number> {
   const startedAt = performance.now();
-  const config = loadConfig();
+  const config = loadConfig(terminal.env);
+  // The whole program: no other command needs it.
+  const [{ startGateway }, { createLogger }] = await Promise.all([
+    import('../main.ts'),
+    import('../logger.ts'),
+  ]);
   const logger = createLogger(config.logLevel);
   let end: (code: number) => void = () => undefined;
   const ended = new Promise<number>((resolve) => {
     end = resolve;
   });
-  const gateway = await startGateway(config, logger, { onFatal: () => end(1) });
-  const onSignal = (signal: NodeJS.Signals) => {
-    logger.info({ signal }, 'stopping');
-    end(0);
+  const gateway = await startGateway(config, logger, { onFatal: () => end(EXIT.failed) }).catch(
+    refuse,
+  );
+  const onSignal = () => {
+    logger.info({}, 'stopping');
+    end(EXIT.done);
   };
-  process.once('SIGTERM', onSignal);
-  process.once('SIGINT', onSignal);
+  if (terminal.signal.aborted) onSignal();
+  terminal.signal.addEventListener('abort', onSignal, { once: true });
   const { url, dataDir, context } = gateway;
   for (const warning of context.warnings) logger.warn({}, warning);
   // Whoever waits for this line needs it whatever the log level is.
@@ -35,17 +67,16 @@ export async function serve(): Promise<number> {
     ...(config.bootstrapKey === null ? { bootstrap_key_file: join(dataDir, 'bootstrap-key') } : {}),
     ms: Math.round(performance.now() - startedAt),
   };
-  process.stdout.write(`${JSON.stringify(ready)}\n`);
+  await print(terminal.stdout, `${JSON.stringify(ready)}\n`);
   const code = await ended;
   await gateway.stop();
   logger.info({}, 'stopped');
   return code;
 }
 
-/** Tells why a start was refused, one problem a line, and with which status to exit. */
-export function explainRefusal(error: unknown): number {
-  const isForeseen = error instanceof ConfigError || error instanceof AlreadyRunningError;
-  const text = error instanceof Error ? (isForeseen ? error.message : error.stack) : String(error);
-  process.stderr.write(`${text ?? 'unknown error'}\n`);
-  return isForeseen ? EXIT_REFUSED : 1;
+/** Another gateway on the same database is foreseen; anything else is for `run` to explain. */
+async function refuse(error: unknown): Promise<never> {
+  const { AlreadyRunningError } = await import('../db/open.ts');
+  if (error instanceof AlreadyRunningError) throw new CliError(error.message, EXIT.unusable);
+  throw error;
 }

@@ -88,13 +88,14 @@ type Row = {
   body: string | null;
 };
 
-// One statement decides between racing requests: the row is inserted, or it is reported because it is finished,
-// or taken over because its runner is gone. No row comes back while this process is still running the command.
+// One statement decides between racing requests: the row is inserted, or it is reported because it is finished or
+// was for another body, or taken over because its runner is gone. No row comes back while this process is still
+// running the command.
 const RESERVE = `
   insert into idempotency_keys as k
     (principal, method, path, key, fingerprint, command_id, runner, created_at)
   values ($1, $2, $3, $4, $5, $6, $7, $8)
-  on conflict (principal, method, path, key) do update set runner = excluded.runner
-  where k.status is not null
-     or (k.runner <> excluded.runner and k.fingerprint = excluded.fingerprint)
+  on conflict (principal, method, path, key) do update
+    set runner = case when k.fingerprint = excluded.fingerprint then excluded.runner else k.runner end
+  where k.status is not null or k.runner <> excluded.runner or k.fingerprint <> excluded.fingerprint
   returning fingerprint, command_id, status, body`;

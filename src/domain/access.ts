@@ -33,9 +33,12 @@ const ALLOWED: Readonly<Record<Scope, readonly Operation[]>> = {
   'full-admin': ['read', 'keys_read', 'quarantine_read', 'quarantine_act', 'write'],
 };
 
-/** The scopes that may use an operation, as `X-Accepted-Scopes` names them. */
-export function acceptedScopes(operation: Operation): Scope[] {
-  return SCOPES.filter((scope) => ALLOWED[scope].includes(operation));
+/** The scopes that may do this, as `X-Accepted-Scopes` names them. */
+export function acceptedScopes(operation: Operation, reach: Reach): Scope[] {
+  return SCOPES.filter(
+    (scope) =>
+      ALLOWED[scope].includes(operation) && (reach === 'mail_domain' || scope !== 'domain-admin'),
+  );
 }
 
 /** True when this scope may do this at all; which mail domain it may do it to is asked separately. */

@@ -44,7 +44,9 @@ export async function handleCommand<State, Command, Event extends DomainEvent>(
   call: CommandCall<Command>,
 ): Promise<Handled<State>> {
   for (let tries = 1; tries <= TRIES_MAX; tries += 1) {
-    const { state, revision } = await readState(log, decider, call.stream);
+    const { state, revision, events } = await readState(log, decider, call.stream);
+    const done = findOwnEvents(events, call);
+    if (done !== null) return { ...done, state };
     const wanted = call.ifRevision ?? null;
     if (wanted !== null && wanted !== revision) {
       throw new DomainError('stale', 'The resource has changed since you read it.');
@@ -129,6 +131,26 @@ export function toAppend(
     personal: fact.personal ?? [],
     names: fact.names ?? null,
     meta: call.meta,
+  };
+}
+
+/** What an earlier run of this very command has recorded in this stream, however the stream went on. */
+function findOwnEvents(
+  events: readonly RecordedEvent[],
+  { commandId, step = '' }: Pick<CommandCall<unknown>, 'commandId' | 'step'>,
+): Omit<Handled<never>, 'state'> | null {
+  const start = events.findIndex(({ event_id }) => event_id === eventIdOf(commandId, step, 0));
+  if (start === -1) return null;
+  const earlier = events
+    .slice(start)
+    .filter(({ event_id }, ordinal) => event_id === eventIdOf(commandId, step, ordinal));
+  const last = earlier.at(-1);
+  if (last === undefined) return null;
+  return {
+    revision: BigInt(last.revision),
+    position: BigInt(last.position),
+    recordedAt: last.recorded_at,
+    earlier,
   };
 }
 

@@ -21,6 +21,8 @@ export async function createDatabase(): Promise<TestDatabase> {
   await asAdmin(serverUrl, `create database ${name} template template_mailguard`);
   const url = new URL(serverUrl);
   url.pathname = `/${name}`;
+  // A clone of a log is the same log; each test has one of its own.
+  await asAdmin(url.href, 'update eventlog.log_info set log_id = gen_random_uuid()');
   const pool = openPool({ url: url.href, size: 6, role: APP_ROLE });
   const exportPool = openPool({ url: url.href, size: 2, role: APP_ROLE });
   const logs: EventLog[] = [];

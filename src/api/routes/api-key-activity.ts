@@ -59,7 +59,10 @@ export const keyActivity = route({
     const windows = await readKeyActivity(context.log, row.id, { from, to });
     const open = openWindows(context, row.id, { from, to });
     const stream = await context.log.readStream(apiKeyStream(row.id));
-    const isOver = row.endedAt !== null && Date.parse(row.endedAt) <= now.getTime();
+    // Only a grace period ends later than it is recorded; the database's clock need not be ours.
+    const isOver =
+      row.endedAt !== null &&
+      (row.status !== 'rotated' || Date.parse(row.endedAt) <= now.getTime());
     const expired = row.expiresAt !== null && Date.parse(row.expiresAt) <= now.getTime();
     return {
       data: {

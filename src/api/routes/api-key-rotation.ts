@@ -10,7 +10,7 @@ import { DomainError } from '../../domain/errors.ts';
 import { eventIdOf, handleCommand, readState } from '../../eventlog/handle-command.ts';
 import { type ApiKeyRow, findApiKey } from '../../projections/api-keys.ts';
 import type { Context } from '../context.ts';
-import { findVisibleKey, targetOf } from '../key-access.ts';
+import { findVisibleKey, requireNotExpired, targetOf } from '../key-access.ts';
 import { issueKey } from '../key-issuing.ts';
 import { viewKeys } from '../key-view.ts';
 import { BASE_PATH } from '../paths.ts';
@@ -40,10 +40,11 @@ export const rotateKey = route({
     grace_seconds: z.number().int().min(0).max(ROTATION_GRACE_SECONDS_MAX).default(0),
   }),
   bodyOptional: true,
+  conditional: true,
   reply: NewKeyView,
   status: 201,
   message: 'Rotated',
-  errors: ['not_found', 'state_conflict', 'beyond_own_authority'],
+  errors: ['not_found', 'state_conflict', 'stale', 'beyond_own_authority'],
   example: { params: { id: 3 }, body: { grace_seconds: 86_400 } },
   async handle(context, call) {
     const row = await findVisibleKey(context, call.principal, call.params.id);
@@ -79,11 +80,15 @@ async function issueSuccessor(
   call: RotateCall,
   row: ApiKeyRow,
 ): Promise<Successor> {
-  const { state } = await readState(context.log, apiKey, apiKeyStream(row.id));
+  const { state, revision } = await readState(context.log, apiKey, apiKeyStream(row.id));
   if (state.status !== 'active') {
     const own = await findOwnSuccessor(context, call, state.successor);
     if (own !== null) return own;
     throw new DomainError('state_conflict', `The API key is ${state.status}.`);
+  }
+  requireNotExpired(context, row);
+  if (call.ifMatch !== null && call.ifMatch !== revision) {
+    throw new DomainError('stale', 'The API key has changed since you read it.');
   }
   const names = await context.log.readNames([`api_key:${row.id}`]);
   const issued = await issueKey(

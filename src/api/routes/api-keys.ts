@@ -11,7 +11,13 @@ import { handleCommand } from '../../eventlog/handle-command.ts';
 import { type ApiKeyRow, findApiKey, listApiKeys } from '../../projections/api-keys.ts';
 import type { Context } from '../context.ts';
 import { invalid } from '../input.ts';
-import { answerWith, findVisibleKey, selectionOf, targetOf } from '../key-access.ts';
+import {
+  answerWith,
+  findVisibleKey,
+  requireNotExpired,
+  selectionOf,
+  targetOf,
+} from '../key-access.ts';
 import { issueKey } from '../key-issuing.ts';
 import { KeyView, viewKeys } from '../key-view.ts';
 import { findMailDomainId } from '../mail-domain-name.ts';
@@ -156,12 +162,15 @@ const updateKey = route({
     const { params, body, principal } = call;
     const row = await findVisibleKey(context, principal, params.id);
     const expiresAt = body.expires_at === undefined ? row.expiresAt : body.expires_at;
+    requireNotExpired(context, row);
     if (body.expires_at !== undefined) requireFuture(context, body.expires_at);
     requireWithinAuthority(principal, {
       ...row,
       rateLimitPerMinute: body.rate_limit_per_minute ?? row.rateLimitPerMinute,
       expiresAt,
     });
+    // What was refilled until now was refilled at the old rate.
+    context.limiter.remaining(row.bucket, row.rateLimitPerMinute);
     return command(context, call, row, {
       type: 'UpdateApiKey',
       name: body.name,
@@ -184,9 +193,10 @@ const revokeKey = route({
   params: KeyParams,
   body: z.strictObject({ reason: Text(1_000).nullish() }),
   bodyOptional: true,
+  conditional: true,
   reply: KeyView,
   message: 'Revoked',
-  errors: ['not_found', 'beyond_own_authority'],
+  errors: ['not_found', 'stale', 'beyond_own_authority'],
   example: { params: { id: 4 }, body: { reason: 'leaked in a build log' } },
   async handle(context, call) {
     const row = await findVisibleKey(context, call.principal, call.params.id);
@@ -209,11 +219,12 @@ const deleteKey = route({
     'what can be proved of it: when it was active, and what it did.',
   permission: write,
   params: KeyParams,
+  conditional: true,
   reply: z.null(),
   message: 'Deleted',
-  errors: ['not_found', 'beyond_own_authority'],
+  errors: ['not_found', 'stale', 'beyond_own_authority'],
   example: { params: { id: 5 } },
-  async handle(context, { params, principal, meta, commandId }) {
+  async handle(context, { params, principal, meta, commandId, ifMatch }) {
     const row = await findVisibleKey(context, principal, params.id);
     requireMayEnd(principal, row.scope);
     const { position } = await handleCommand(context.log, apiKey, {
@@ -221,6 +232,7 @@ const deleteKey = route({
       command: { type: 'DeleteApiKey' },
       meta,
       commandId,
+      ifRevision: ifMatch,
     });
     await context.liveKeys.changed(row.id);
     const isErased = await context.projector.caughtUp(position ?? 0n, ['api_keys', 'erasures']);

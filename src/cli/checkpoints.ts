@@ -1,0 +1,37 @@
+import type pg from 'pg';
+
+/** How far a read model has come, as its checkpoint was last saved. */
+export type Checkpoint = Readonly<{
+  name: string;
+  version: number;
+  position: bigint;
+  updatedAt: string;
+}>;
+
+/** The checkpoints of every read model that has ever run. */
+export async function readCheckpoints(db: pg.ClientBase | pg.Pool): Promise<readonly Checkpoint[]> {
+  const { rows } = await db.query<[string, number, string, string]>({
+    text: `
+      select name, version, position,
+             to_char(updated_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
+      from projection_checkpoints order by name`,
+    rowMode: 'array',
+  });
+  return rows.map(([name, version, position, updatedAt]) => ({
+    name,
+    version,
+    position: BigInt(position),
+    updatedAt,
+  }));
+}
+
+/** The furthest position that a read model has applied; 0 without any. Ends the client. */
+export async function readAppliedTo(client: pg.Client): Promise<bigint> {
+  await client.connect();
+  try {
+    const positions = (await readCheckpoints(client)).map(({ position }) => position);
+    return positions.reduce((max, position) => (position > max ? position : max), 0n);
+  } finally {
+    await client.end();
+  }
+}

@@ -1,0 +1,98 @@
+import type { Command, Option } from './command.ts';
+
+/** What each setting does for a command; contract.md 4 has all of them. */
+const SETTINGS: Readonly<Record<string, string>> = {
+  MAILGUARD_URL: 'The gateway to call; else that of HOST, PORT and TLS_CERT.',
+  MAILGUARD_API_KEY: 'The key to call with; else that of the bootstrap-key file.',
+  MAILGUARD_HOST: 'Address of the gateway (127.0.0.1).',
+  MAILGUARD_PORT: 'Port of the gateway (3443).',
+  MAILGUARD_TLS_CERT: 'Its certificate, a PEM file; with it the gateway speaks HTTPS.',
+  MAILGUARD_TLS_KEY: 'The key of the certificate, a PEM file.',
+  MAILGUARD_DATA_DIR: 'Data directory of the gateway (./data).',
+  MAILGUARD_DATABASE_URL: 'The database, postgres://…; else the embedded one.',
+  MAILGUARD_EVENTLOG_URL: 'The database of the event log, where it is another one.',
+  MAILGUARD_MASTER_KEY: 'The master key; else that of the master-key file.',
+  MAILGUARD_NODE_ID: 'Name of this node, for the events (the host name).',
+  MAILGUARD_BOOTSTRAP_KEY: 'The first key; else one is made, in the bootstrap-key file.',
+  MAILGUARD_TRUSTED_PROXIES: 'Proxies whose forwarded headers count, as CIDRs.',
+  MAILGUARD_PUBLIC_URL: 'Where users reach the gateway.',
+  MAILGUARD_LOG_LEVEL: 'How much is logged (info).',
+};
+
+/** The settings of the commands that call the gateway, and of those that join its database. */
+export const CALLER = [
+  'MAILGUARD_URL',
+  'MAILGUARD_API_KEY',
+  'MAILGUARD_HOST',
+  'MAILGUARD_PORT',
+  'MAILGUARD_TLS_CERT',
+  'MAILGUARD_DATA_DIR',
+] as const;
+export const JOINER = [
+  'MAILGUARD_DATA_DIR',
+  'MAILGUARD_DATABASE_URL',
+  'MAILGUARD_EVENTLOG_URL',
+] as const;
+
+const EXITS: Readonly<Record<number, string>> = {
+  0: 'done',
+  1: 'failed; standard error says why',
+  2: 'wrongly used, or the settings are refused',
+  130: 'interrupted',
+};
+
+/** Help of the whole program, or of the commands that begin with a word. */
+export function helpOfProgram(commands: readonly Command[], group = ''): string {
+  const listed = commands.filter(({ name }) => group === '' || name.startsWith(`${group} `));
+  return [
+    `Usage: mailguard ${group === '' ? '' : `${group} `}<command> [options]`,
+    '',
+    ...columns(listed.map(({ name, summary }) => [name, summary])),
+    '',
+    ...columns([
+      ['--help', 'Help of the program, or of the command it stands behind.'],
+      ['--version', 'The version of this program.'],
+    ]),
+    '',
+  ].join('\n');
+}
+
+/** Help of one command: what it does, what it takes, what it heeds, how it exits. */
+export function helpOfCommand(command: Command): string {
+  const { name, summary, description, parameters = [], options, environment, exits } = command;
+  const entries = Object.entries(options);
+  const required = entries.filter(([, { required }]) => required === true);
+  const usage = [
+    'Usage: mailguard',
+    name,
+    ...parameters,
+    ...required.map(([option, spec]) => nameOf(option, spec)),
+    '[options]',
+  ];
+  return [
+    usage.join(' '),
+    '',
+    summary,
+    ...(description.length === 0 ? [] : ['', ...description]),
+    '',
+    'Options:',
+    ...columns([
+      ...entries.map(([option, spec]) => [nameOf(option, spec), spec.help] as const),
+      ['--help', 'Print this.'],
+    ]),
+    ...(environment.length === 0 ? [] : ['', 'Environment:']),
+    ...columns(environment.map((variable) => [variable, SETTINGS[variable] ?? ''])),
+    '',
+    'Exit status:',
+    ...columns(Object.entries({ ...EXITS, ...exits })),
+    '',
+  ].join('\n');
+}
+
+const nameOf = (option: string, { value }: Option): string =>
+  value === undefined ? `--${option}` : `--${option} ${value}`;
+
+function columns(rows: readonly (readonly [string, string])[]): string[] {
+  const width = Math.max(0, ...rows.map(([left]) => left.length));
+  return rows.map(([left, right]) => `  ${left.padEnd(width)}  ${right}`.trimEnd());
+}
