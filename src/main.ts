@@ -24,7 +24,12 @@ import { openClient, openPool } from './db/pool.ts';
 import type { EventLog, Position } from './eventlog/eventlog.ts';
 import { openEventLog } from './eventlog/open.ts';
 import { followKeys } from './integrations/key-follower.ts';
-import { expireKeys, revokeKeysOfMailDomain, settleUnfinished } from './integrations/reactors.ts';
+import {
+  expireKeys,
+  revokeKeysOfMailDomain,
+  revokeOrphanKeys,
+  settleUnfinished,
+} from './integrations/reactors.ts';
 import { reapplyErasures } from './projections/erasures.ts';
 import { projectionsOf } from './projections/list.ts';
 import { loadLiveKeys } from './projections/live-keys.ts';
@@ -96,6 +101,7 @@ export async function startGateway(
       [
         { name: 'flush', everyMs: FLUSH_MS, run: () => flush(limiter, activity) },
         { name: 'expire keys', everyMs: 1_000, run: () => expireKeys(reactors) },
+        { name: 'orphan keys', everyMs: 10_000, run: () => revokeOrphanKeys(reactors, pool) },
         { name: 'purge', everyMs: HOUR_MS, run: () => purge(database, clock) },
       ],
       logger,

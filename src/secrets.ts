@@ -47,6 +47,13 @@ export function issueApiKey(random: (bytes: number) => Buffer = randomBytes): st
   return body + crc32(body).toString(16).padStart(8, '0');
 }
 
+const KEY_IN_TEXT = /nmg_[0-9a-f]{16,}/gi;
+
+/** True when a text holds an API key, or so much of one that it should be nowhere. */
+export const holdsApiKey = (text: string): boolean => text.search(KEY_IN_TEXT) !== -1;
+/** A text of somebody else's making, without the keys that stand in it. */
+export const withoutApiKeys = (text: string): string => text.replace(KEY_IN_TEXT, 'nmg_[redacted]');
+
 export const keyPrefixOf = (key: string): string => key.slice(0, KEY_PREFIX_LENGTH);
 
 /** Compares without telling by its time where two verifiers differ. */

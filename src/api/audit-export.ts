@@ -247,12 +247,13 @@ function add(tally: Tally, batch: Batch): void {
 
 function trailerOf(
   { cursors }: Context,
-  { bound, until }: AuditReading,
+  { bound, after, until }: AuditReading,
   { count, first, last }: Tally,
   limit: number | null,
 ): Buffer {
   const isLimited = limit !== null && count >= limit;
-  const reached = isLimited && last !== null ? last : until;
+  const end = until > after ? until : after;
+  const reached = isLimited && last !== null ? last : end;
   const trailer = {
     count,
     first_position: first?.toString() ?? null,

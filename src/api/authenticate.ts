@@ -1,7 +1,7 @@
 import type { IncomingMessage } from 'node:http';
 import type { Socket } from 'node:net';
 import type { LiveKey, LiveKeys, Refusal } from '../projections/live-keys.ts';
-import { API_KEY_PATTERN } from '../secrets.ts';
+import { API_KEY_PATTERN, holdsApiKey } from '../secrets.ts';
 
 export type Authenticated =
   | Readonly<{ key: LiveKey; refusal: null }>
@@ -39,7 +39,12 @@ export function authenticate(
   return verdict;
 }
 
-const KEY_IN_TEXT = /nmg_[0-9a-f]{16,}/i;
-
 /** A key in a URL ends up in logs and histories, so it is refused and its owner should know. */
-export const hasKeyInUrl = (url: string): boolean => url.includes('nmg_') && KEY_IN_TEXT.test(url);
+export function hasKeyInUrl(url: string): boolean {
+  if (holdsApiKey(url)) return true;
+  // Percent-encoding hides it from us, not from whoever reads the logs.
+  return url.includes('%') && holdsApiKey(url.replace(/%([0-9a-f]{2})/gi, decodeByte));
+}
+
+const decodeByte = (_: string, hex: string): string =>
+  String.fromCharCode(Number.parseInt(hex, 16));

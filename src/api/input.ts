@@ -1,13 +1,17 @@
 import type { IncomingMessage } from 'node:http';
 import type { z } from 'zod';
 import { DomainError } from '../domain/errors.ts';
+import { withoutApiKeys } from '../secrets.ts';
 import type { AnyRoute } from './route.ts';
 
 type Issue = Readonly<{ path: string; message: string }>;
 
 /** A refusal that names each problem and where it is. */
 export const invalid = (issues: readonly Issue[]): DomainError =>
-  new DomainError('validation_failed', 'The request is not valid; see data.issues.', { issues });
+  new DomainError('validation_failed', 'The request is not valid; see data.issues.', {
+    // A member's name is the caller's, and goes back and into logs.
+    issues: issues.map(({ path, message }) => ({ path: withoutApiKeys(path), message })),
+  });
 
 /** Query parameters by name. A name that is given twice, or is a prototype's, is refused. */
 export function parseQuery(request: IncomingMessage): Record<string, string> {

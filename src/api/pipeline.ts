@@ -7,6 +7,7 @@ import { isConnectionError, unavailable } from '../eventlog/append-batch.ts';
 import type { EventMeta } from '../eventlog/eventlog.ts';
 import { newCommandId } from '../eventlog/handle-command.ts';
 import type { LiveKey } from '../projections/live-keys.ts';
+import { holdsApiKey, withoutApiKeys } from '../secrets.ts';
 import { authenticate } from './authenticate.ts';
 import { readBody } from './body.ts';
 import type { Context } from './context.ts';
@@ -37,7 +38,8 @@ export function beginExchange(
   address: string,
 ): Exchange {
   const given = request.headers['x-request-id'];
-  const requestId = typeof given === 'string' && REQUEST_ID.test(given) ? given : randomUUID();
+  const isSane = typeof given === 'string' && REQUEST_ID.test(given) && !holdsApiKey(given);
+  const requestId = isSane ? given : randomUUID();
   response.setHeader('X-Request-Id', requestId);
   return {
     request,
@@ -185,7 +187,8 @@ function toCall(
 const USER_AGENT_LENGTH_MAX = 512;
 
 function metaOf(context: Context, { request, requestId, address, key }: Exchange): EventMeta {
-  const userAgent = request.headers['user-agent']?.slice(0, USER_AGENT_LENGTH_MAX) ?? null;
+  const sent = request.headers['user-agent']?.slice(0, USER_AGENT_LENGTH_MAX);
+  const userAgent = sent === undefined ? null : withoutApiKeys(sent);
   return {
     actor:
       key === null

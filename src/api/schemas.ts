@@ -1,4 +1,5 @@
 import { SCOPES } from '../domain/access.ts';
+import { holdsApiKey } from '../secrets.ts';
 import { z } from './zod.ts';
 
 /** Text that can be stored, logged and shown: no control characters, no lone surrogates. */
@@ -8,7 +9,8 @@ export const Text = (max: number) =>
     .min(1)
     .max(max)
     .refine((text) => !/\p{Cc}/u.test(text), 'must not hold control characters')
-    .refine((text) => text.trim() === text, 'must not begin or end with a space');
+    .refine((text) => text.trim() === text, 'must not begin or end with a space')
+    .refine((text) => !holdsApiKey(text), 'must not hold an API key');
 
 /** A resource id: a positive integer that JavaScript can hold exactly. */
 export const IdText = z

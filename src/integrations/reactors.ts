@@ -4,7 +4,7 @@ import { type ApiKeyCommand, apiKey, apiKeyStream } from '../domain/api-key.ts';
 import type { EventLog, EventMeta } from '../eventlog/eventlog.ts';
 import { commandIdOf, handleCommand } from '../eventlog/handle-command.ts';
 import type { LiveKey, LiveKeys } from '../projections/live-keys.ts';
-import { findMailDomain } from '../projections/mail-domains.ts';
+import { findLivingMailDomains } from '../projections/mail-domains.ts';
 
 /**
  * What follows from events: the rest of composite commands, and ends that come with time. Each is
@@ -33,6 +33,7 @@ export async function revokeKeysOfMailDomain(
 /** Ends the keys whose expiry has passed. They are refused from that moment on; this records it. */
 export async function expireKeys(deps: ReactorDeps): Promise<void> {
   const now = deps.clock.now();
+  deps.liveKeys.cutEnded();
   for (const key of [...deps.liveKeys.all()]) {
     if (key.status !== 'active' || key.expiresAtMs === null) continue;
     if (key.expiresAtMs > now.getTime()) continue;
@@ -54,11 +55,20 @@ export async function settleUnfinished(deps: ReactorDeps, pool: pg.Pool): Promis
     if (predecessor !== null && predecessor.successor !== key.id) {
       const command = { type: 'RevokeApiKey', reason: 'its rotation was cut short' } as const;
       await settle(deps, key, command, meta);
-      continue;
     }
-    const { mailDomain } = key.principal;
-    if (mailDomain === null || (await findMailDomain(pool, mailDomain)) !== null) continue;
-    await revokeKeysOfMailDomain(deps, mailDomain, meta);
+  }
+  await revokeOrphanKeys(deps, pool);
+}
+
+/** Revokes keys of mail domains that are gone: made while the deletion was under way, or left by a crash. */
+export async function revokeOrphanKeys(deps: ReactorDeps, pool: pg.Pool): Promise<void> {
+  const bound = [...deps.liveKeys.all()].flatMap((key) =>
+    hasEnded(key) || key.principal.mailDomain === null ? [] : [key.principal.mailDomain],
+  );
+  const living = await findLivingMailDomains(pool, [...new Set(bound)]);
+  const meta = systemMeta(deps, deps.clock.now());
+  for (const id of new Set(bound)) {
+    if (!living.has(id)) await revokeKeysOfMailDomain(deps, id, meta);
   }
 }
 

@@ -44,6 +44,8 @@ export type LiveKeys = Readonly<{
   changed: (id: number) => Promise<void>;
   /** Calls `cut` at once when the key ends; returns how to stop waiting for that. */
   onEnd: (key: LiveKey, cut: () => void) => () => void;
+  /** Cuts what belongs to keys that time alone has ended: an expiry, the end of a grace period. */
+  cutEnded: () => void;
 }>;
 
 type Deps = Readonly<{ pool: pg.Pool; log: EventLog; secrets: Secrets; nowMs: () => number }>;
@@ -55,7 +57,10 @@ export async function loadLiveKeys(deps: Deps): Promise<LiveKeys> {
   const byPrefix = new Map<string, LiveKey>();
   const byId = new Map<number, LiveKey>();
   const cuts = new Map<number, Set<() => void>>();
+  /** Deleted ids never come back, whatever an older read still brings. */
+  const deleted = new Set<number>();
   const put = (key: LiveKey) => {
+    if (deleted.has(key.id)) return;
     byPrefix.set(key.prefix, key);
     byId.set(key.id, key);
   };
@@ -91,8 +96,10 @@ export async function loadLiveKeys(deps: Deps): Promise<LiveKeys> {
   async function reload(id: number): Promise<void> {
     try {
       const fresh = await readKey(deps, id);
-      if (fresh === null) remove(id);
-      else if (fresh.revision >= (byId.get(id)?.revision ?? -1n)) put(fresh);
+      if (fresh === null) {
+        deleted.add(id);
+        remove(id);
+      } else if (fresh.revision >= (byId.get(id)?.revision ?? -1n)) put(fresh);
     } catch (error) {
       // What cannot be read any more must not go on being trusted; it comes back when it can be.
       remove(id);
@@ -120,9 +127,14 @@ export async function loadLiveKeys(deps: Deps): Promise<LiveKeys> {
     find: (id) => byId.get(id) ?? null,
     all: () => byId.values(),
     changed: reload,
+    cutEnded() {
+      for (const id of [...cuts.keys()]) endedNow(id);
+    },
     onEnd(key, cut) {
       const set = cuts.get(key.id) ?? new Set();
       cuts.set(key.id, set.add(cut));
+      // It may have ended between the check of its request and now.
+      endedNow(key.id);
       return () => set.delete(cut);
     },
   };

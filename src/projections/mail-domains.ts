@@ -89,6 +89,19 @@ export async function findMailDomain(pool: pg.Pool, id: number): Promise<MailDom
   return rows[0] === undefined ? null : toRow(rows[0]);
 }
 
+/** Those of the given ids that are mail domains now. */
+export async function findLivingMailDomains(
+  pool: pg.Pool,
+  ids: readonly number[],
+): Promise<ReadonlySet<number>> {
+  if (ids.length === 0) return new Set();
+  const { rows } = await pool.query<{ id: string }>(
+    'select id from mail_domains where id = any($1::bigint[])',
+    [ids],
+  );
+  return new Set(rows.map(({ id }) => Number(id)));
+}
+
 /** The living mail domain of a name, by the stream that the name gives. */
 export async function findMailDomainByStream(
   pool: pg.Pool,

@@ -5,7 +5,7 @@ import { startTestGateway, type TestGateway } from '../support/gateway.ts';
 import { allSince, headOf, type Recorded } from '../support/recorded.ts';
 import { type StoppedClock, stoppedClock } from '../support/stopped-clock.ts';
 
-type Line = { position: string; cursor?: string } & Record<string, any>;
+type Line = { position: string; type: string; resource: any } & Record<string, any>;
 
 let t: TestGateway;
 let clock: StoppedClock;

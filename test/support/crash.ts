@@ -7,6 +7,9 @@ import { bootstrapKey, databasePid, isAlive, type Program, startProgram } from '
 export const CLIENTS = 16;
 const RETRY_MS = 20;
 const COMMAND_MS = 30_000;
+const LOAD_MS_MAX = 10_000;
+/** Acknowledged commands before a crash, and up to as many more. */
+export const COMMANDS = 60;
 const RECOVERY_MS = 30_000;
 const PAGE = 1_000;
 
@@ -178,6 +181,13 @@ export function startLoad(first: Program, home: string, book: Book): Load {
   };
 }
 
+/** Lets the load go on until that many more commands are acknowledged: a slow machine takes longer. */
+export async function untilAcknowledged(book: Book, more: number): Promise<void> {
+  const wanted = acknowledged(book).length + more;
+  const deadline = performance.now() + LOAD_MS_MAX;
+  while (acknowledged(book).length < wanted && performance.now() < deadline) await sleep(5);
+}
+
 /** What a run of the program holds, as its own API tells it. */
 export type Found = Readonly<{
   events: readonly RecordedEvent[];
@@ -272,13 +282,13 @@ export type RoundResult = Readonly<{
  */
 export async function crashRound(
   kind: CrashKind,
-  at: Readonly<{ program: Program; home: string; book: Book; loadMs: number }>,
+  at: Readonly<{ program: Program; home: string; book: Book }>,
 ): Promise<RoundResult> {
   const { home, book } = at;
   let { program } = at;
   const before = book.sent.length;
   const load = startLoad(program, home, book);
-  await sleep(at.loadMs / 2 + randomInt(at.loadMs));
+  await untilAcknowledged(book, COMMANDS + randomInt(COMMANDS));
   const database = databasePid(home);
   if (database === null) throw new Error('the database is not running');
 
@@ -298,7 +308,7 @@ export async function crashRound(
   }
   await untilServing(program, at, book);
   const recoveryMs = Math.round(performance.now() - begin);
-  await sleep(at.loadMs / 4);
+  await untilAcknowledged(book, COMMANDS / 4);
   await load.stop();
 
   await sendAgain(program, home, { book, since: before });

@@ -129,8 +129,13 @@ export async function startTestGateway(options: GatewayOptions = {}): Promise<Te
       };
       return made(await send('POST', '/auth/api-keys', { body }));
     },
-    async createDomain(name = `d${(names += 1)}.example.com`, fields = {}) {
-      return made(await send('POST', '/domains', { body: { name, ...fields } }));
+    async createDomain(name, fields = {}) {
+      names += 1;
+      return made(
+        await send('POST', '/domains', {
+          body: { name: name ?? `d${names}.example.com`, ...fields },
+        }),
+      );
     },
     async restart() {
       await gateway.stop();
