@@ -128,6 +128,7 @@ export async function startGateway(
       cursors: createCursors(log.identity, secrets.cursorKey),
       metrics: createMetrics(),
       onStop: stopping.onStop,
+      isStopping: stopping.isStopping,
       warnings: database.warnings,
       revokeKeysOfMailDomain: (id, meta) => revokeKeysOfMailDomain({ log, liveKeys }, id, meta),
       unready: () => unready(database, projector, stopping),

@@ -31,6 +31,8 @@ export type Context = Readonly<{
   revokeKeysOfMailDomain: (mailDomain: number, meta: EventMeta) => Promise<void>;
   /** Checks every reply against its schema: on in tests, off where it would only cost. */
   validateReplies: boolean;
+  /** The server takes no further requests on the connections it has. */
+  isStopping: () => boolean;
   /** Calls back when the server stops, for answers that could go on for long; returns how to forget it. */
   onStop: (cut: () => void) => () => void;
   /** What an operator should know though it keeps nobody from working. */

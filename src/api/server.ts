@@ -113,6 +113,8 @@ function begin(context: Context, addressOf: ClientAddress): express.RequestHandl
     const exchange = beginExchange(request, response, addressOf(request));
     (response as WithExchange)[EXCHANGE] = exchange;
     response.once('close', () => record(context, exchange));
+    // A client that keeps its connection busy would otherwise never let the server end.
+    if (context.isStopping()) response.setHeader('Connection', 'close');
     if (request.rawHeaders.length > 2 * HEADERS_MAX) {
       const message = `A request takes at most ${HEADERS_MAX} headers.`;
       sendError(context, exchange, new DomainError('headers_too_large', message));

@@ -8,7 +8,7 @@ import { type Server, serverOf } from './server-of.ts';
 import { clean, say, type Terminal } from './terminal.ts';
 
 export type Query = Readonly<Record<string, string | null>>;
-export type Answer = Readonly<{ data: unknown; headers: http.IncomingHttpHeaders }>;
+type Answer = Readonly<{ data: unknown; headers: http.IncomingHttpHeaders }>;
 
 /** A gateway's API below `/api/v1`. Every call has a time limit, and ends with the terminal's signal. */
 export type Api = Readonly<{

@@ -19,9 +19,10 @@ const CONNECT_TIMEOUT_MS = 5_000;
  */
 export function openPool(options: PoolOptions): pg.Pool {
   const pool = new pg.Pool({ ...clientConfig(options), max: options.size });
-  // An idle connection that breaks is replaced at the next query; without a listener it would
-  // end the process.
+  // A connection that breaks fails its query, or is replaced at the next one. Its error event besides,
+  // idle (the pool's) or in use (its own), would end the process if nobody listened.
   pool.on('error', () => undefined);
+  pool.on('connect', (client) => client.on('error', () => undefined));
   return pool;
 }
 

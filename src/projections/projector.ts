@@ -143,14 +143,10 @@ async function applyPage(
     if (r.position - r.savedPosition >= IDLE_SAVE_POSITIONS) await saveCheckpoint(pool, r);
     return;
   }
-  await inTransaction(pool, async (db) => {
+  const reached = await inTransaction(pool, async (db) => {
     const checkpoint = await lockCheckpoint(db, projection);
-    // Another runner was faster, or a rebuild took the checkpoint back: go on from where it is.
-    if (checkpoint !== r.savedPosition && checkpoint !== r.position) {
-      r.position = checkpoint;
-      r.savedPosition = checkpoint;
-      return;
-    }
+    // Another runner was faster, or a rebuild moved the checkpoint: go on from where it is.
+    if (checkpoint !== r.savedPosition && checkpoint !== r.position) return checkpoint;
     try {
       await projection.apply(db, page.events.map(toProjected));
     } catch (error) {
@@ -160,11 +156,10 @@ async function applyPage(
       });
     }
     await db.query(SAVE, [projection.name, page.scannedTo]);
+    return page.scannedTo;
   });
-  if (r.position < page.scannedTo) {
-    r.position = page.scannedTo;
-    r.savedPosition = page.scannedTo;
-  }
+  r.position = reached;
+  r.savedPosition = reached;
 }
 
 /**
@@ -209,11 +204,15 @@ const toProjected = (stored: StoredEvent): ProjectedEvent => ({
 });
 
 async function openCheckpoint(pool: pg.Pool, { name, version }: Projection): Promise<Position> {
-  const { rows } = await pool.query<{ position: string }>(
+  await pool.query(
     `insert into projection_checkpoints (name, version) values ($1, $2)
-     on conflict (name) do update set version = projection_checkpoints.version
-     returning position`,
+     on conflict (name) do nothing`,
     [name, version],
+  );
+  // Without a lock: whoever is applying a page holds the row's.
+  const { rows } = await pool.query<{ position: string }>(
+    'select position from projection_checkpoints where name = $1',
+    [name],
   );
   return BigInt(rows[0]?.position ?? 0);
 }
@@ -256,16 +255,17 @@ async function readLagSeconds(log: EventLog, position: Position, head: Position)
   return recordedAt === null ? 0 : Math.max(0, (Date.now() - Date.parse(recordedAt)) / 1_000);
 }
 
-async function inTransaction(
+async function inTransaction<T>(
   pool: pg.Pool,
-  work: (db: pg.ClientBase) => Promise<void>,
-): Promise<void> {
+  work: (db: pg.ClientBase) => Promise<T>,
+): Promise<T> {
   const db = await pool.connect();
   let failure: Error | undefined;
   try {
     await db.query('begin');
-    await work(db);
+    const result = await work(db);
     await db.query('commit');
+    return result;
   } catch (error) {
     failure = error as Error;
     await db.query('rollback').then(
