@@ -3,10 +3,10 @@ import type { ServerResponse } from 'node:http';
 import { constants, createGzip } from 'node:zlib';
 import { DomainError } from '../domain/errors.ts';
 import type { Position, RawEvent, StoredEvent } from '../eventlog/eventlog.ts';
+import { acceptsGzip } from './accept.ts';
 import { gather, renderEvents } from './audit-page.ts';
 import type { AuditReading } from './audit-query.ts';
 import type { Context } from './context.ts';
-import { acceptsGzip } from './envelope.ts';
 import type { Call } from './route.ts';
 
 export const EXPORTS_MAX = 8;

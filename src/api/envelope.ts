@@ -1,6 +1,7 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { constants, gzip } from 'node:zlib';
 import { DomainError } from '../domain/errors.ts';
+import { acceptsGzip } from './accept.ts';
 import { STATUS } from './error-status.ts';
 
 /** The three members of every JSON answer. */
@@ -12,6 +13,7 @@ export type Envelope = Readonly<{
   dataText?: string;
 }>;
 
+export const JSON_TYPE = 'application/json; charset=utf-8';
 const GZIP_BYTES_MIN = 1_024;
 
 /** Ends the response with an envelope; gzip when asked for and worth it. */
@@ -25,7 +27,7 @@ export function sendEnvelope(
     dataText === undefined
       ? JSON.stringify({ data, error, message })
       : `{"data":${dataText},"error":null,"message":${JSON.stringify(message)}}`;
-  sendText(request, response, status, { text, contentType: 'application/json; charset=utf-8' });
+  sendText(request, response, status, { text, contentType: JSON_TYPE });
 }
 
 export function sendText(
@@ -53,19 +55,6 @@ export function sendText(
   }
   response.setHeader('Content-Length', Buffer.byteLength(text));
   response.end(request.method === 'HEAD' ? undefined : text);
-}
-
-/** True when gzip is among the accepted codings and not refused with `q=0` (RFC 9110 12.5.3). */
-export function acceptsGzip(request: IncomingMessage): boolean {
-  const accepted = request.headers['accept-encoding'];
-  if (typeof accepted !== 'string') return false;
-  return accepted.split(',').some((part) => {
-    const [coding = '', ...parameters] = part
-      .trim()
-      .toLowerCase()
-      .split(/\s*;\s*/);
-    return (coding === 'gzip' || coding === '*') && !parameters.some((p) => /^q=0(\.0*)?$/.test(p));
-  });
 }
 
 /** A refusal as its envelope and status. What is not a refusal is a bug: nothing of it is told. */

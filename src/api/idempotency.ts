@@ -3,6 +3,7 @@ import type { IncomingMessage } from 'node:http';
 import {
   completeIdempotencyKey,
   type IdempotencyId,
+  type Reserved,
   releaseIdempotencyKey,
   reserveIdempotencyKey,
 } from '../db/idempotency.ts';
@@ -14,8 +15,8 @@ import type { Envelope } from './envelope.ts';
 import { invalid } from './input.ts';
 
 const KEY_PATTERN = /^[\x21-\x7e]{1,255}$/;
-/** Distinguishes what this process left unfinished from what an earlier one did. */
-const RUNNER = randomUUID();
+/** Runs that are under way. One gateway serves a database, so a run that is not here is nowhere. */
+const underWay = new Set<string>();
 /** Answers that say nothing about the command, so that it may be tried again under the same key. */
 const NOT_KEPT = new Set([401, 403, 429]);
 
@@ -26,7 +27,13 @@ export type KeptAnswer = Readonly<{
 }>;
 
 export type Idempotent =
-  | Readonly<{ kind: 'run'; commandId: string; keep: (answer: KeptAnswer) => Promise<void> }>
+  | Readonly<{
+      kind: 'run';
+      commandId: string;
+      keep: (answer: KeptAnswer) => Promise<void>;
+      /** Call when the run has ended, whether its answer could be kept or not. */
+      done: () => void;
+    }>
   | Readonly<{ kind: 'replay'; status: number; text: string }>;
 
 /**
@@ -41,7 +48,9 @@ export async function idempotent(
 ): Promise<Idempotent> {
   const key = request.headers['idempotency-key'];
   const commandId = newCommandId();
-  if (key === undefined) return { kind: 'run', commandId, keep: async () => undefined };
+  if (key === undefined) {
+    return { kind: 'run', commandId, keep: async () => undefined, done: () => undefined };
+  }
   if (typeof key !== 'string' || !KEY_PATTERN.test(key)) {
     throw invalid([
       { path: 'Idempotency-Key', message: 'must be 1 to 255 visible ASCII characters' },
@@ -51,12 +60,34 @@ export async function idempotent(
   const fingerprint = createHash('sha256')
     .update(canonicalJson((call.body ?? null) as never))
     .digest();
-  const reserved = await reserveIdempotencyKey(pool, id, {
-    fingerprint,
-    commandId,
-    runner: RUNNER,
-    now: clock.now(),
-  });
+  const runner = randomUUID();
+  const run = { fingerprint, commandId, runner, now: clock.now() };
+  underWay.add(runner);
+  const reserved = await reserveIdempotencyKey(pool, id, run, (other) => underWay.has(other)).catch(
+    (error: unknown) => {
+      underWay.delete(runner);
+      throw error;
+    },
+  );
+  if (reserved.kind !== 'run') {
+    underWay.delete(runner);
+    return whatBecame(reserved);
+  }
+  return {
+    kind: 'run',
+    commandId: reserved.commandId,
+    done: () => underWay.delete(runner),
+    async keep({ status, envelope, subject }) {
+      // The command may have been recorded before the failure: its id must outlive the answer.
+      if (status >= 500) return;
+      if (NOT_KEPT.has(status)) return releaseIdempotencyKey(pool, id);
+      const body = JSON.stringify(envelope);
+      return completeIdempotencyKey(pool, id, { status, body, subject });
+    },
+  };
+}
+
+function whatBecame(reserved: Exclude<Reserved, { kind: 'run' }>): Idempotent {
   switch (reserved.kind) {
     case 'in_progress':
       throw new DomainError('idempotency_in_progress', 'The first request is still under way.');
@@ -70,17 +101,5 @@ export async function idempotent(
         throw new DomainError('erased', 'What this request made was erased since.');
       }
       return { kind: 'replay', status: reserved.status, text: reserved.body };
-    case 'run':
-      return {
-        kind: 'run',
-        commandId: reserved.commandId,
-        async keep({ status, envelope, subject }) {
-          if (NOT_KEPT.has(status) || status >= 500) await releaseIdempotencyKey(pool, id);
-          else {
-            const body = JSON.stringify(envelope);
-            await completeIdempotencyKey(pool, id, { status, body, subject });
-          }
-        },
-      };
   }
 }

@@ -8,10 +8,18 @@ import type { EventMeta } from '../eventlog/eventlog.ts';
 import { newCommandId } from '../eventlog/handle-command.ts';
 import type { LiveKey } from '../projections/live-keys.ts';
 import { holdsApiKey, withoutApiKeys } from '../secrets.ts';
+import { requireAcceptable } from './accept.ts';
 import { authenticate } from './authenticate.ts';
 import { readBody } from './body.ts';
 import type { Context } from './context.ts';
-import { describeError, type Envelope, retryAfterOf, sendEnvelope, sendText } from './envelope.ts';
+import {
+  describeError,
+  type Envelope,
+  JSON_TYPE,
+  retryAfterOf,
+  sendEnvelope,
+  sendText,
+} from './envelope.ts';
 import { idempotent } from './idempotency.ts';
 import { invalid, parseInput, parseQuery } from './input.ts';
 import { rateLimitHeaders } from './rate-limiter.ts';
@@ -142,26 +150,6 @@ function permit(context: Context, route: AnyRoute, exchange: Exchange): void {
   });
 }
 
-function requireAcceptable(route: AnyRoute, request: IncomingMessage): void {
-  const { accept } = request.headers;
-  if (accept === undefined || accept === '*/*') return;
-  const offered = ['application/json', ...Object.keys(route.produces ?? {})];
-  const isOffered = acceptedTypes(accept).some((type) =>
-    offered.some((own) => type === '*/*' || type === own || type === own.replace(/\/.*/, '/*')),
-  );
-  if (isOffered) return;
-  throw new DomainError('not_acceptable', `This can be had as ${offered.join(', ')}.`);
-}
-
-/** Media types that an `Accept` header wants, without those that it refuses (RFC 9110 12.5.1). */
-const acceptedTypes = (accept: string): string[] =>
-  accept
-    .toLowerCase()
-    .split(',')
-    .map((part) => part.split(';').map((piece) => piece.trim()))
-    .filter(([, ...parameters]) => !parameters.some((text) => /^q=0(\.0*)?$/.test(text)))
-    .map(([type = '']) => type);
-
 /** The route's own schemas have made its input, so its handler's types hold. */
 type AnyCall = Call<never, never, never>;
 
@@ -227,8 +215,7 @@ async function runIdempotently(
   if (use.kind === 'replay') {
     response.setHeader('Idempotency-Replayed', 'true');
     countUse(context, exchange, use.status);
-    const contentType = 'application/json; charset=utf-8';
-    sendText(request, response, use.status, { text: use.text, contentType });
+    sendText(request, response, use.status, { text: use.text, contentType: JSON_TYPE });
     return;
   }
   try {
@@ -240,6 +227,8 @@ async function runIdempotently(
     const { status, envelope } = describeError(isConnectionError(error) ? unavailable() : error);
     await use.keep({ status, envelope, subject: null }).catch(() => undefined);
     throw error;
+  } finally {
+    use.done();
   }
 }
 

@@ -19,29 +19,35 @@ export type Reserved =
 export const IDEMPOTENCY_HOURS = 24;
 
 /**
- * Reserves the key for this process, or tells what became of it. A row left unfinished by a process
- * that is gone is taken over with its command id, so that the command finds its own events.
+ * Reserves the key for one run, or tells what became of it. A row whose run is no longer under way (its
+ * process is gone, or the database was away when it ended) is taken over with its command id, so
+ * that the command finds its own events.
  */
 export async function reserveIdempotencyKey(
   pool: pg.Pool,
   id: IdempotencyId,
   run: Readonly<{ fingerprint: Buffer; commandId: string; runner: string; now: Date }>,
+  isUnderWay: (runner: string) => boolean,
 ): Promise<Reserved> {
   await purgeIdempotencyKeys(pool, run.now);
-  const { rows } = await pool.query<Row>(RESERVE, [
-    id.principal,
-    id.method,
-    id.path,
-    id.key,
+  const key = [id.principal, id.method, id.path, id.key];
+  const made = await pool.query(INSERT, [
+    ...key,
     run.fingerprint,
     run.commandId,
     run.runner,
     run.now,
   ]);
+  if (made.rowCount === 1) return { kind: 'run', commandId: run.commandId };
+  const { rows } = await pool.query<Row>(SELECT, key);
   const row = rows[0];
+  // Released between the two statements: whoever comes next will run it.
   if (row === undefined) return { kind: 'in_progress' };
   if (!row.fingerprint.equals(run.fingerprint)) return { kind: 'mismatch' };
   if (row.status !== null) return { kind: 'replay', status: row.status, body: row.body };
+  if (isUnderWay(row.runner)) return { kind: 'in_progress' };
+  const taken = await pool.query(TAKE_OVER, [...key, row.runner, run.runner]);
+  if (taken.rowCount !== 1) return { kind: 'in_progress' };
   return { kind: 'run', commandId: row.command_id };
 }
 
@@ -84,18 +90,22 @@ export async function purgeIdempotencyKeys(pool: pg.Pool, now: Date): Promise<vo
 type Row = {
   fingerprint: Buffer;
   command_id: string;
+  runner: string;
   status: number | null;
   body: string | null;
 };
 
-// One statement decides between racing requests: the row is inserted, or it is reported because it is finished or
-// was for another body, or taken over because its runner is gone. No row comes back while this process is still
-// running the command.
-const RESERVE = `
-  insert into idempotency_keys as k
+const INSERT = `
+  insert into idempotency_keys
     (principal, method, path, key, fingerprint, command_id, runner, created_at)
   values ($1, $2, $3, $4, $5, $6, $7, $8)
-  on conflict (principal, method, path, key) do update
-    set runner = case when k.fingerprint = excluded.fingerprint then excluded.runner else k.runner end
-  where k.status is not null or k.runner <> excluded.runner or k.fingerprint <> excluded.fingerprint
-  returning fingerprint, command_id, status, body`;
+  on conflict (principal, method, path, key) do nothing`;
+
+const SELECT = `
+  select fingerprint, command_id, runner, status, body from idempotency_keys
+  where principal = $1 and method = $2 and path = $3 and key = $4`;
+
+// Of two that find the same abandoned run, one changes its runner, and the other no longer finds it.
+const TAKE_OVER = `
+  update idempotency_keys set runner = $6
+  where principal = $1 and method = $2 and path = $3 and key = $4 and runner = $5 and status is null`;

@@ -32,7 +32,7 @@ create table idempotency_keys (
   fingerprint bytea not null,
   -- Event ids derive from it: a command that is run again after a crash finds its own events.
   command_id uuid not null,
-  -- The process that is running the command; one that is gone has left it unfinished.
+  -- The run that is under way, as its process knows it; one that no process knows was cut short.
   runner uuid not null,
   status int,
   body text,
