@@ -10,7 +10,7 @@ import { PositionText, Timestamp } from './schemas.ts';
 import { z } from './zod.ts';
 
 const LIST_MAX = 50;
-export const PAGE_LINES_MAX = 10_000;
+const PAGE_LINES_MAX = 10_000;
 
 const listOf = (pattern: RegExp, what: string) =>
   z

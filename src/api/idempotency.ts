@@ -20,7 +20,7 @@ const underWay = new Set<string>();
 /** Answers that say nothing about the command, so that it may be tried again under the same key. */
 const NOT_KEPT = new Set([401, 403, 429]);
 
-export type KeptAnswer = Readonly<{
+type KeptAnswer = Readonly<{
   status: number;
   envelope: Envelope;
   subject: string | null;

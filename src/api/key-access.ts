@@ -3,7 +3,8 @@ import { apiKeyStream } from '../domain/api-key.ts';
 import { DomainError } from '../domain/errors.ts';
 import { type ApiKeyRow, findApiKey, type KeySelection } from '../projections/api-keys.ts';
 import type { Context } from './context.ts';
-import { type KeyView, viewKeys } from './key-view.ts';
+import { type KeyView, type NewKeyView, viewKeys } from './key-view.ts';
+import { BASE_PATH } from './paths.ts';
 import type { Answer } from './route.ts';
 import type { z } from './zod.ts';
 
@@ -54,5 +55,21 @@ export function selectionOf(principal: Principal): KeySelection {
   return {
     ...(isManager ? {} : { owner: principal.owner, selfId: principal.id }),
     ...(isNarrowed(principal) ? { mailDomain: principal.mailDomain ?? 0 } : {}),
+  };
+}
+
+/** A key that was just made: its secret is in this answer, and left out of every replay of it. */
+export async function answerWithNew(
+  context: Context,
+  made: Readonly<{ id: number; secret: string | null; row: ApiKeyRow }>,
+  isVisible: boolean,
+): Promise<Answer<z.input<typeof NewKeyView>>> {
+  const { data, ...rest } = await answerWith(context, made.row);
+  return {
+    ...rest,
+    data: made.secret === null ? data : { ...data, key: made.secret },
+    replay: data,
+    status: isVisible ? 201 : 202,
+    headers: { Location: `${BASE_PATH}/auth/api-keys/${made.id}` },
   };
 }

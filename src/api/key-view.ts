@@ -33,6 +33,11 @@ export const KeyView = z
   })
   .openapi('ApiKey');
 
+/** A key right after it was made: the only answer that holds it. */
+export const NewKeyView = KeyView.extend({
+  key: z.string().optional().openapi({ description: 'Told once. A replayed answer omits it.' }),
+}).openapi('NewApiKey');
+
 const HOUR_MS = 3_600_000;
 
 /** Rows joined with names, use and limits, as they are now. */

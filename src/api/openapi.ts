@@ -13,7 +13,7 @@ import type { AnyRoute } from './route.ts';
 import { z } from './zod.ts';
 
 /** Version of the contract; a release tag is the same. */
-export const API_VERSION = '0.1.0';
+const API_VERSION = '0.1.0';
 
 let printed: { yaml: string; json: string } | null = null;
 
@@ -212,7 +212,7 @@ const refusal = z
   .openapi('Refusal');
 
 /** Every refusal that a route can meet, by status: its own, and those of what it takes and asks. */
-export function refusalsOf(route: AnyRoute): Map<number, ErrorCode[]> {
+function refusalsOf(route: AnyRoute): Map<number, ErrorCode[]> {
   const codes = new Set<ErrorCode>(route.errors);
   for (const code of [
     'validation_failed',

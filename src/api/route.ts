@@ -9,7 +9,7 @@ import type { Context } from './context.ts';
 export type Method = 'get' | 'post' | 'put' | 'patch' | 'delete';
 
 /** Who may call: an operation of `domain/access.ts`, or everybody. */
-export type Permission =
+type Permission =
   | Readonly<{ operation: Operation; reach: Reach }>
   | Readonly<{ operation: 'public' }>;
 

@@ -84,6 +84,13 @@ export const ListQuery = z.strictObject({
     .openapi({ type: 'string', description: 'From `X-Next-Cursor`.' }),
 });
 
+/** What the headers of a list mean, for the contract. */
+export const LIST_HEADERS = {
+  'X-Next-Cursor': 'Pass as `cursor` to continue.',
+  'X-Has-More': '`true` while there is a further page.',
+  Link: 'The next page, `rel="next"`.',
+} as const;
+
 /** Headers of a list that continues: the id of the last item is where the next page begins. */
 export function listHeaders<T extends { id: number }>(
   path: string,

@@ -16,7 +16,7 @@ export type Reserved =
   /** `body` is null once the names in it were erased. */
   | Readonly<{ kind: 'replay'; status: number; body: string | null }>;
 
-export const IDEMPOTENCY_HOURS = 24;
+const IDEMPOTENCY_HOURS = 24;
 
 /**
  * Reserves the key for one run, or tells what became of it. A row whose run is no longer under way (its

@@ -37,6 +37,16 @@ export type ApiKeyEvent =
   | ApiKeyExpired
   | ApiKeyDeleted;
 
+/** Everything that can happen to a key; its use is recorded elsewhere and changes nothing of it. */
+export const API_KEY_TYPES: readonly ApiKeyEvent['type'][] = [
+  'api_key.created',
+  'api_key.updated',
+  'api_key.rotated',
+  'api_key.revoked',
+  'api_key.expired',
+  'api_key.deleted',
+];
+
 export type ApiKeyCommand =
   | Readonly<{
       type: 'CreateApiKey';
@@ -54,7 +64,7 @@ export type ApiKeyCommand =
   | Readonly<{ type: 'ExpireApiKey'; now: string }>
   | Readonly<{ type: 'DeleteApiKey' }>;
 
-export type ApiKeyStatus = 'absent' | 'active' | 'rotated' | 'expired' | 'revoked' | 'deleted';
+type ApiKeyStatus = 'absent' | 'active' | 'rotated' | 'expired' | 'revoked' | 'deleted';
 
 /** `created` is null only while the key is absent. */
 export type ApiKey = Readonly<{

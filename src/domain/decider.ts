@@ -7,7 +7,7 @@ export type Json =
   | readonly Json[]
   | Readonly<{ [member: string]: Json | undefined }>;
 
-export type ActorType = 'api_key' | 'operator' | 'system' | 'node' | 'recipient' | 'anonymous';
+type ActorType = 'api_key' | 'operator' | 'system' | 'node' | 'recipient' | 'anonymous';
 
 /** Who did it, as an event records it. */
 export type Actor = Readonly<{ type: ActorType; id: string }>;

@@ -23,7 +23,7 @@ export type ApiKeyDenied = DomainEvent<
 >;
 
 /** The first read of the audit log by one reader in one hour. */
-export type AuditRead = DomainEvent<'audit.read', Readonly<{ hour: string }>>;
+type AuditRead = DomainEvent<'audit.read', Readonly<{ hour: string }>>;
 
 /** The end of one export, whole or cut. */
 export type AuditExported = DomainEvent<

@@ -14,7 +14,7 @@ import type {
 export type Position = bigint;
 
 /** Where the request came from; address and user agent are personal, the node is not. */
-export type Source = Readonly<{ node: string; ip: string | null; userAgent: string | null }>;
+type Source = Readonly<{ node: string; ip: string | null; userAgent: string | null }>;
 
 /** What an event records beside its fact: who asked, through which request, from where. */
 export type EventMeta = Readonly<{

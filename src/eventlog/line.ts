@@ -30,7 +30,7 @@ export type PreparedEvent = Readonly<{
 }>;
 
 /** Stands between position and recorded time; the append function has the same text. */
-export const JOIN_RECORDED = '","recorded_at":"';
+const JOIN_RECORDED = '","recorded_at":"';
 
 /** Everything of the line that can be known before the append; throws when it cannot be a line. */
 export function prepareEvent(stream: string, event: EventToAppend, random: Random): PreparedEvent {

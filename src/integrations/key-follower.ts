@@ -1,17 +1,9 @@
 import { setTimeout as sleep } from 'node:timers/promises';
+import { API_KEY_TYPES } from '../domain/api-key.ts';
 import type { EventLog, Position } from '../eventlog/eventlog.ts';
 import { readLine } from '../eventlog/upcast.ts';
 import type { LiveKeys } from '../projections/live-keys.ts';
 
-/** Everything that can change what a key may do; its use changes nothing. */
-const LIFECYCLE_TYPES = [
-  'api_key.created',
-  'api_key.updated',
-  'api_key.rotated',
-  'api_key.revoked',
-  'api_key.expired',
-  'api_key.deleted',
-];
 const PAGE_EVENTS = 1_000;
 /** A busy log moves all the time; looking this often still lets a revocation bite within a second. */
 const LOOK_MS = 250;
@@ -59,7 +51,7 @@ async function applyPage(
   after: Position,
   until: Position,
 ): Promise<Position> {
-  const filter = { types: LIFECYCLE_TYPES };
+  const filter = { types: API_KEY_TYPES };
   const page = await log.readAll({ after, until, filter, limit: PAGE_EVENTS });
   const revisions = new Map<number, bigint>();
   for (const { line } of page.events) {

@@ -1,6 +1,6 @@
 import type pg from 'pg';
 import type { Scope } from '../domain/access.ts';
-import type { ApiKeyEvent } from '../domain/api-key.ts';
+import { API_KEY_TYPES, type ApiKeyEvent } from '../domain/api-key.ts';
 import type { ProjectedEvent, Projection } from './projector.ts';
 
 /** A key as the read model has it: without names, use and secrets, which live elsewhere. */
@@ -26,14 +26,7 @@ export type ApiKeyRow = Readonly<{
 export const apiKeysProjection: Projection = {
   name: 'api_keys',
   version: 1,
-  types: [
-    'api_key.created',
-    'api_key.updated',
-    'api_key.rotated',
-    'api_key.revoked',
-    'api_key.expired',
-    'api_key.deleted',
-  ],
+  types: API_KEY_TYPES,
   async apply(db, events) {
     for (const projected of events) await applyOne(db, projected);
   },

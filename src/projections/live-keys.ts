@@ -24,7 +24,7 @@ export type LiveKey = Readonly<{
 }>;
 
 export type Refusal = 'malformed' | 'unknown' | 'inactive' | 'revoked' | 'rotated' | 'expired';
-export type Verdict =
+type Verdict =
   | Readonly<{ key: LiveKey; refusal: null }>
   /** `key` is the one that was refused, where it is known and its secret was right. */
   | Readonly<{ key: LiveKey | null; refusal: Refusal }>;

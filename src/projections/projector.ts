@@ -15,7 +15,7 @@ export type Projection = Readonly<{
 
 export type ProjectedEvent = Readonly<{ event: RecordedEvent; stored: StoredEvent }>;
 
-export type ProjectionStatus = Readonly<{
+type ProjectionStatus = Readonly<{
   name: string;
   position: Position;
   lagEvents: bigint;

@@ -1,4 +1,5 @@
 import { spawnSync } from 'node:child_process';
+import request from 'supertest';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { startTestGateway, type TestGateway } from '../support/gateway.ts';
 
@@ -13,6 +14,15 @@ describe('operation', () => {
     await t.send('GET', '/audit/logs');
   });
   afterAll(() => t.close());
+
+  it('answers a stranger on its root with the envelope and nothing else', async () => {
+    const answer = await request(t.url).get('/').expect(404).expect('Content-Type', /json/);
+    expect(answer.body).toEqual({
+      data: null,
+      error: 'not_found',
+      message: 'There is nothing here.',
+    });
+  });
 
   it('is alive and ready, and says how far its projections are', async () => {
     expect((await t.send('GET', '//livez', { key: null })).body.data).toEqual({ alive: true });

@@ -10,13 +10,12 @@ import { DomainError } from '../../domain/errors.ts';
 import { eventIdOf, handleCommand, readState } from '../../eventlog/handle-command.ts';
 import { type ApiKeyRow, findApiKey } from '../../projections/api-keys.ts';
 import type { Context } from '../context.ts';
-import { findVisibleKey, requireNotExpired, targetOf } from '../key-access.ts';
+import { answerWithNew, findVisibleKey, requireNotExpired, targetOf } from '../key-access.ts';
 import { issueKey } from '../key-issuing.ts';
-import { viewKeys } from '../key-view.ts';
-import { BASE_PATH } from '../paths.ts';
+import { NewKeyView } from '../key-view.ts';
 import { type Call, route } from '../route.ts';
 import { z } from '../zod.ts';
-import { KeyParams, NewKeyView } from './api-keys.ts';
+import { KeyParams } from './api-keys.ts';
 
 const SUCCESSOR = 'successor';
 
@@ -59,16 +58,7 @@ export const rotateKey = route({
     await context.liveKeys.changed(row.id);
     await context.liveKeys.changed(issued.id);
     const isVisible = await context.projector.caughtUp(position, ['api_keys']);
-    const [view] = await viewKeys(context, [issued.row]);
-    if (view === undefined) throw new Error('a key without a view');
-    return {
-      data: issued.secret === null ? view : { ...view, key: issued.secret },
-      status: isVisible ? 201 : 202,
-      replay: view,
-      subject: `api_key:${issued.id}`,
-      revision: issued.row.revision,
-      headers: { Location: `${BASE_PATH}/auth/api-keys/${issued.id}` },
-    };
+    return answerWithNew(context, issued, isVisible);
   },
 });
 

@@ -13,26 +13,32 @@ import type { Context } from '../context.ts';
 import { invalid } from '../input.ts';
 import {
   answerWith,
+  answerWithNew,
   findVisibleKey,
   requireNotExpired,
   selectionOf,
   targetOf,
 } from '../key-access.ts';
 import { issueKey } from '../key-issuing.ts';
-import { KeyView, viewKeys } from '../key-view.ts';
+import { KeyView, NewKeyView, viewKeys } from '../key-view.ts';
 import { findMailDomainId } from '../mail-domain-name.ts';
 import { BASE_PATH } from '../paths.ts';
 import { type Answer, type Call, route } from '../route.ts';
-import { Id, IdText, ListQuery, listHeaders, ScopeName, Text, Timestamp } from '../schemas.ts';
+import {
+  Id,
+  IdText,
+  LIST_HEADERS,
+  ListQuery,
+  listHeaders,
+  ScopeName,
+  Text,
+  Timestamp,
+} from '../schemas.ts';
 import { z } from '../zod.ts';
 
 export const KeyParams = z.strictObject({ id: IdText });
 const RateLimit = z.number().int().min(1).max(RATE_LIMIT_PER_MINUTE_MAX);
 const Name = Text(200);
-/** A key right after it was made: the only answer that holds it. */
-export const NewKeyView = KeyView.extend({
-  key: z.string().optional().openapi({ description: 'Told once. A replayed answer omits it.' }),
-}).openapi('NewApiKey');
 
 const write = { operation: 'write', reach: 'mail_domain' } as const;
 const read = { operation: 'keys_read', reach: 'mail_domain' } as const;
@@ -49,11 +55,7 @@ const listKeys = route({
   permission: read,
   query: ListQuery,
   reply: z.array(KeyView),
-  responseHeaders: {
-    'X-Next-Cursor': 'Pass as `cursor` to continue.',
-    'X-Has-More': '`true` while there is a further page.',
-    Link: 'The next page, `rel="next"`.',
-  },
+  responseHeaders: LIST_HEADERS,
   errors: [],
   async handle(context, { query, principal }) {
     const rows = await listApiKeys(context.pool, selectionOf(principal), {
@@ -110,16 +112,7 @@ const createKey = route({
     );
     await context.liveKeys.changed(issued.id);
     const isVisible = await context.projector.caughtUp(issued.position, ['api_keys']);
-    const [view] = await viewKeys(context, [issued.row]);
-    if (view === undefined) throw new Error('a key without a view');
-    return {
-      data: issued.secret === null ? view : { ...view, key: issued.secret },
-      status: isVisible ? 201 : 202,
-      replay: view,
-      subject: `api_key:${issued.id}`,
-      revision: issued.row.revision,
-      headers: { Location: `${BASE_PATH}/auth/api-keys/${issued.id}` },
-    };
+    return answerWithNew(context, issued, isVisible);
   },
 });
 

@@ -23,7 +23,7 @@ import {
 } from '../mail-domain-view.ts';
 import { BASE_PATH } from '../paths.ts';
 import { type Answer, type Call, route } from '../route.ts';
-import { IdText, ListQuery, listHeaders, Text } from '../schemas.ts';
+import { IdText, LIST_HEADERS, ListQuery, listHeaders, Text } from '../schemas.ts';
 import { z } from '../zod.ts';
 
 const Params = z.strictObject({ id: IdText });
@@ -51,11 +51,7 @@ const listDomains = route({
   permission: read,
   query: ListQuery,
   reply: z.array(MailDomainView),
-  responseHeaders: {
-    'X-Next-Cursor': 'Pass as `cursor` to continue.',
-    'X-Has-More': '`true` while there is a further page.',
-    Link: 'The next page, `rel="next"`.',
-  },
+  responseHeaders: LIST_HEADERS,
   errors: [],
   async handle(context, { query, principal }) {
     const only = isNarrowed(principal) ? (principal.mailDomain ?? 0) : null;
