@@ -1,4 +1,4 @@
-import { readFileSync } from 'node:fs';
+import { readFileSync, statSync } from 'node:fs';
 import { hostname } from 'node:os';
 import ipaddr from 'ipaddr.js';
 import { z } from 'zod';
@@ -97,12 +97,7 @@ export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
     if (name.startsWith('MAILGUARD_') && !KNOWN.has(name))
       problems.push(`${name} is not a setting`);
   }
-  const parsed = Environment.safeParse(given);
-  if (!parsed.success) {
-    problems.push(...parsed.error.issues.map((i) => `${i.path.join('.')} ${i.message}`));
-    throw new ConfigError(problems);
-  }
-  const e = parsed.data;
+  const e = parseEach(given, problems);
   problems.push(...weaknesses(e));
   if (problems.length > 0) throw new ConfigError(problems);
   const tls =
@@ -127,12 +122,44 @@ export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
   });
 }
 
+/** Settings of later steps: known, so that one environment can serve several releases. */
+const WAITING = [
+  'MAILGUARD_BOOTSTRAP_EMAIL',
+  'MAILGUARD_BOOTSTRAP_PASSWORD',
+  'MAILGUARD_QUARANTINE_STORE',
+  'MAILGUARD_INGEST_PASSWORD',
+  'MAILGUARD_MESSAGE_BYTES_MAX',
+  'MAILGUARD_SMTP_RELAY',
+  'MAILGUARD_RSPAMD_URL',
+  'MAILGUARD_RSPAMD_PASSWORD',
+  'MAILGUARD_WEBHOOK_ALLOW_CIDRS',
+  'MAILGUARD_WEBHOOK_ALLOW_HTTP',
+  'MAILGUARD_LICENSE_PUBLIC_KEY',
+  'MAILGUARD_CERT_DIR',
+];
+
 const KNOWN = new Set([
+  ...WAITING,
+  ...WAITING.map((name) => `${name}_FILE`),
   ...Object.keys(Environment.shape),
   ...SECRETS.map((name) => `${name}_FILE`),
 ]);
 
 type Parsed = z.output<typeof Environment>;
+
+/** Each setting by itself, so that one that is wrong hides no other; it counts as not set from here on. */
+function parseEach(given: Readonly<Record<string, string>>, problems: string[]): Parsed {
+  const parsed = Object.entries(Environment.shape).map(([name, schema]) => {
+    const result = (schema as z.ZodType).safeParse(given[name]);
+    if (result.success) return [name, result.data];
+    problems.push(...result.error.issues.map(({ message }) => `${name} ${message}`));
+    return [name, (schema as z.ZodType).parse(undefined)];
+  });
+  return Object.fromEntries(parsed) as Parsed;
+}
+
+/** A range that is wider than any network of one's own. */
+const PROXY_BITS_MIN = 8;
 
 /** What is well-formed but must not be started with. */
 function weaknesses(e: Parsed): string[] {
@@ -150,19 +177,43 @@ function weaknesses(e: Parsed): string[] {
   for (const cidr of e.MAILGUARD_TRUSTED_PROXIES) {
     if (!isCidr(cidr))
       problems.push(`MAILGUARD_TRUSTED_PROXIES: ${cidr} is not an address or CIDR`);
-    else if (/\/0$/.test(cidr)) {
+    else if (Number(/\/(\d+)$/.exec(cidr)?.[1] ?? 32) < PROXY_BITS_MIN) {
       problems.push(`MAILGUARD_TRUSTED_PROXIES: ${cidr} would trust everybody`);
     }
   }
-  const master = e.MAILGUARD_MASTER_KEY;
-  if (master !== null && new Set(master.toLowerCase().match(/../g)).size < 8) {
+  for (const path of hasTls ? [e.MAILGUARD_TLS_CERT, e.MAILGUARD_TLS_KEY] : []) {
+    if (path !== null && !isReadable(path)) problems.push(`${path} (TLS) cannot be read`);
+  }
+  if (e.MAILGUARD_MASTER_KEY !== null && isDull(e.MAILGUARD_MASTER_KEY)) {
     problems.push('MAILGUARD_MASTER_KEY has too little variety to be random');
   }
   const bootstrap = e.MAILGUARD_BOOTSTRAP_KEY;
-  if (bootstrap !== null && new Set(bootstrap.slice(4).match(/../g)).size < 8) {
+  if (bootstrap !== null && isDull(bootstrap.slice(4))) {
     problems.push('MAILGUARD_BOOTSTRAP_KEY has too little variety to be random');
   }
   return problems;
+}
+
+/** Random bytes are of many values; a key that is not was typed. */
+const isDull = (hex: string): boolean => new Set(hex.toLowerCase().match(/../g)).size < 8;
+
+/** Refuses a master key file that somebody wrote badly or that others may read. */
+export function requireMasterKeyFile(path: string, text: string): void {
+  const problems: string[] = [];
+  if (!/^[0-9a-f]{64}$/i.test(text)) problems.push(`${path} must hold 32 bytes in hex (64 digits)`);
+  else if (isDull(text)) problems.push(`${path} has too little variety to be random`);
+  if ((statSync(path).mode & 0o077) !== 0)
+    problems.push(`${path} may be read by others: chmod 600`);
+  if (problems.length > 0) throw new ConfigError(problems);
+}
+
+function isReadable(path: string): boolean {
+  try {
+    readFileSync(path);
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 function withSecretFiles(env: NodeJS.ProcessEnv, problems: string[]): Record<string, string> {

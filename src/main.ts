@@ -13,7 +13,7 @@ import { openRateLimiter } from './api/rate-limiter.ts';
 import { routes } from './api/routes.ts';
 import { createServer } from './api/server.ts';
 import { type Clock, systemClock } from './clock.ts';
-import type { Config } from './config.ts';
+import { type Config, requireMasterKeyFile } from './config.ts';
 import { databaseAccount, ensureSecret, makeDataDir, resolveDataDir } from './data-dir.ts';
 import { sweepOrphanCredentials } from './db/credentials.ts';
 import { purgeIdempotencyKeys } from './db/idempotency.ts';
@@ -57,7 +57,8 @@ const LOG_POOL_SIZE = 4;
 const CATCH_UP_MS = 600_000;
 const FLUSH_MS = 2_000;
 const HOUR_MS = 3_600_000;
-const DRAIN_MS = 10_000;
+/** Below the ten seconds after which container engines kill. */
+const DRAIN_MS = 6_000;
 
 /** Builds and starts everything, in reading order; what was started is stopped in reverse. */
 export async function startGateway(
@@ -69,9 +70,7 @@ export async function startGateway(
   const dataDir = await prepareDataDir(config);
   const secrets = deriveSecrets(await masterKeyOf(config, dataDir));
   const stops: (() => Promise<unknown>)[] = [];
-  const unwind = async () => {
-    for (const stop of stops.reverse()) await stop();
-  };
+  const unwind = () => stopAll(stops, logger);
   try {
     const database = await openDatabase({
       url: config.databaseUrl,
@@ -106,11 +105,9 @@ export async function startGateway(
       ],
       logger,
     );
-    stops.push(async () => {
-      await jobs.stop();
-      await activity.flush(true);
-      await limiter.flush();
-    });
+    stops.push(() => limiter.flush());
+    stops.push(() => activity.flush(true));
+    stops.push(jobs.stop);
     const stopping = stopSignal();
     const context: Context = {
       config,
@@ -137,9 +134,24 @@ export async function startGateway(
     const url = await listen(context, stops, stopping);
     return { url, dataDir, context, stop: unwind };
   } catch (error) {
-    await unwind();
+    await unwind().catch(() => undefined);
     throw error;
   }
+}
+
+/**
+ * Stops everything, last started first. What one part cannot save keeps no other, the database's process
+ * among them, from ending; the first failure is thrown when all have ended.
+ */
+async function stopAll(stops: (() => Promise<unknown>)[], logger: Logger): Promise<void> {
+  const failures: unknown[] = [];
+  for (let stop = stops.pop(); stop !== undefined; stop = stops.pop()) {
+    await stop().catch((error: unknown) => {
+      logger.error({ err: error }, 'a part did not stop well');
+      failures.push(error);
+    });
+  }
+  if (failures.length > 0) throw failures[0];
 }
 
 async function prepareDataDir(config: Config): Promise<string> {
@@ -150,8 +162,13 @@ async function prepareDataDir(config: Config): Promise<string> {
   return path;
 }
 
+/** The master key as it was set, or the one in the data directory, which must be as good. */
 async function masterKeyOf(config: Config, dataDir: string): Promise<Buffer> {
-  return config.masterKey ?? Buffer.from(await ensureSecret(join(dataDir, 'master-key')), 'hex');
+  if (config.masterKey !== null) return config.masterKey;
+  const file = join(dataDir, 'master-key');
+  const text = await ensureSecret(file);
+  requireMasterKeyFile(file, text);
+  return Buffer.from(text, 'hex');
 }
 
 async function requireOwnMasterKey({ pool }: Database, { fingerprint }: Secrets): Promise<void> {

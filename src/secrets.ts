@@ -8,6 +8,8 @@ export type Secrets = Readonly<{
   verifierOf: (pepperId: number, secret: string) => Buffer;
   cursorKey: Buffer;
   streamNameKey: Buffer;
+  /** For fingerprints of request bodies. */
+  fingerprintKey: Buffer;
   /** Tells whether a database belongs to this master key, without giving it away. */
   fingerprint: Buffer;
 }>;
@@ -29,6 +31,7 @@ export function deriveSecrets(masterKey: Buffer): Secrets {
     },
     cursorKey: derive('cursor'),
     streamNameKey: derive('stream-name'),
+    fingerprintKey: derive('request-fingerprint'),
     fingerprint: createHash('sha256').update(derive('fingerprint')).digest(),
   };
 }

@@ -1,8 +1,12 @@
 import { mkdtempSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
 import { ConfigError, loadConfig } from '../src/config.ts';
+
+/** Any file that can be read. */
+const HERE = fileURLToPath(import.meta.url);
 
 const problemsOf = (env: NodeJS.ProcessEnv): readonly string[] => {
   try {
@@ -29,14 +33,16 @@ describe('loadConfig', () => {
   it('names every problem at once', () => {
     const problems = problemsOf({
       MAILGUARD_HOST: '0.0.0.0',
-      MAILGUARD_PORT: '3443',
+      MAILGUARD_PORT: 'x',
       MAILGUARD_TLS_CERT: '/cert.pem',
       MAILGUARD_MASTER_KEY: '0'.repeat(64),
       MAILGUARD_TRUSTED_PROXIES: '10.0.0.0/8, nonsense',
       MAILGUARD_COLOUR: 'blue',
     });
-    expect(problems).toHaveLength(4);
-    expect(problems.join('\n')).toMatch(/COLOUR[\s\S]*TLS[\s\S]*nonsense[\s\S]*MASTER_KEY/);
+    expect(problems).toHaveLength(5);
+    expect(problems.join('\n')).toMatch(
+      /COLOUR[\s\S]*PORT[\s\S]*TLS[\s\S]*nonsense[\s\S]*MASTER_KEY/,
+    );
   });
 
   it.each([
@@ -59,7 +65,7 @@ describe('loadConfig', () => {
     [{ MAILGUARD_HOST: '::1' }],
     [{ MAILGUARD_HOST: 'localhost' }],
     [{ MAILGUARD_HOST: '0.0.0.0', MAILGUARD_TRUSTED_PROXIES: '10.1.2.3' }],
-    [{ MAILGUARD_HOST: '0.0.0.0', MAILGUARD_TLS_CERT: 'c', MAILGUARD_TLS_KEY: 'k' }],
+    [{ MAILGUARD_HOST: '0.0.0.0', MAILGUARD_TLS_CERT: HERE, MAILGUARD_TLS_KEY: HERE }],
     [{ MAILGUARD_PORT: '', MAILGUARD_TLS_CERT: '' }],
   ])('accepts %o', (env) => expect(problemsOf(env)).toEqual([]));
 

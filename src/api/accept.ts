@@ -15,7 +15,7 @@ export function requireAcceptable(route: AnyRoute, request: IncomingMessage): vo
 }
 
 /** Media types that an `Accept` header wants, without those that it refuses (RFC 9110 12.5.1). */
-const acceptedTypes = (accept: string): string[] =>
+export const acceptedTypes = (accept: string): string[] =>
   accept
     .toLowerCase()
     .split(',')
@@ -23,15 +23,18 @@ const acceptedTypes = (accept: string): string[] =>
     .filter(([, ...parameters]) => !parameters.some((text) => /^q=0(\.0*)?$/.test(text)))
     .map(([type = '']) => type);
 
-/** True when gzip is among the accepted codings and not refused with `q=0` (RFC 9110 12.5.3). */
+/** True when gzip, or anything, is an accepted coding and gzip itself is not refused (RFC 9110 12.5.3). */
 export function acceptsGzip(request: IncomingMessage): boolean {
   const accepted = request.headers['accept-encoding'];
   if (typeof accepted !== 'string') return false;
-  return accepted.split(',').some((part) => {
-    const [coding = '', ...parameters] = part
-      .trim()
-      .toLowerCase()
-      .split(/\s*;\s*/);
-    return (coding === 'gzip' || coding === '*') && !parameters.some((p) => /^q=0(\.0*)?$/.test(p));
-  });
+  const codings = new Map(
+    accepted.split(',').map((part) => {
+      const [coding = '', ...parameters] = part
+        .trim()
+        .toLowerCase()
+        .split(/\s*;\s*/);
+      return [coding, !parameters.some((p) => /^q=0(\.0*)?$/.test(p))] as const;
+    }),
+  );
+  return codings.get('gzip') ?? codings.get('*') ?? false;
 }

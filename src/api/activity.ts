@@ -65,16 +65,24 @@ export async function openActivity(deps: Deps): Promise<Activity> {
 
   async function flushNow(everything: boolean): Promise<void> {
     windows.closeBefore(everything ? Number.POSITIVE_INFINITY : deps.clock.nowMs());
-    await saveOpenWindows(
-      deps.pool,
-      windows.takeChanged().map((window) => ({ id: idOf(window), body: window })),
-    );
+    const changed = windows.takeChanged();
     const ids = [...changedUses];
     changedUses.clear();
-    await saveKeyUse(
-      deps.pool,
-      ids.flatMap((id) => uses.get(id) ?? []),
-    );
+    try {
+      await saveOpenWindows(
+        deps.pool,
+        changed.map((window) => ({ id: idOf(window), body: window })),
+      );
+      await saveKeyUse(
+        deps.pool,
+        ids.flatMap((id) => uses.get(id) ?? []),
+      );
+    } catch (error) {
+      // Still unsaved: the next flush must find them.
+      windows.putBack(changed);
+      for (const id of ids) changedUses.add(id);
+      throw error;
+    }
     await appendClosed(deps, windows.closed);
   }
 
@@ -155,6 +163,9 @@ function openWindows(restored: readonly Window[]) {
       const taken = [...changed];
       changed.clear();
       return taken;
+    },
+    putBack(windows: readonly Window[]): void {
+      for (const window of windows) if (open.get(slotOf(window)) === window) changed.add(window);
     },
     all: (): readonly Window[] => [...open.values(), ...closed],
   };

@@ -2,7 +2,8 @@ import { once } from 'node:events';
 import type { ServerResponse } from 'node:http';
 import { constants, createGzip } from 'node:zlib';
 import { DomainError } from '../domain/errors.ts';
-import type { Position, RawEvent, StoredEvent } from '../eventlog/eventlog.ts';
+import type { Position, StoredEvent } from '../eventlog/eventlog.ts';
+import { toEvidence } from '../eventlog/evidence.ts';
 import { acceptsGzip } from './accept.ts';
 import { gather, renderEvents } from './audit-page.ts';
 import type { AuditReading } from './audit-query.ts';
@@ -112,30 +113,23 @@ async function* batchesOf(
   let { after } = reading;
   let left = limit ?? Number.POSITIVE_INFINITY;
   while (after < reading.until && left > 0) {
-    if (isWhole) {
-      const { events, scannedTo } = await log.readSegment(after, reading.until);
-      after = scannedTo;
-      yield form === 'evidence'
-        ? toEvidence(events)
-        : await toReadable(context, reading, events.map(toStored));
+    if (isWhole && form === 'evidence') {
+      const segment = await log.readEvidence(after, reading.until);
+      after = segment.scannedTo;
+      yield segment;
       continue;
     }
     const take = Math.min(left, FILTERED_PAGE_LINES);
-    const { events, scannedTo } = await gather(log, { ...reading, after, limit: take });
-    after = scannedTo;
-    left -= events.length;
+    const page = isWhole
+      ? await log.readSegment(after, reading.until)
+      : await gather(log, { ...reading, after, limit: take });
+    after = page.scannedTo;
+    left -= page.events.length;
     yield form === 'evidence'
-      ? toEvidence(events.map(toRaw))
-      : await toReadable(context, reading, events);
+      ? toEvidence(page.events)
+      : await toReadable(context, reading, page.events);
   }
 }
-
-const toStored = ({ position, line, disclosures }: RawEvent): StoredEvent => ({
-  position,
-  line: line.toString('utf8'),
-  disclosures: typeof disclosures === 'string' ? disclosures : disclosures.toString('latin1'),
-});
-const toRaw = (event: StoredEvent): RawEvent => ({ ...event, line: Buffer.from(event.line) });
 
 async function toReadable(
   { log }: Context,
@@ -146,36 +140,6 @@ async function toReadable(
   const text = lines.map((line) => `${JSON.stringify(line)}\n`).join('');
   return {
     bytes: Buffer.from(text),
-    count: events.length,
-    first: events[0]?.position ?? null,
-    last: events.at(-1)?.position ?? null,
-  };
-}
-
-const OPEN = Buffer.from('{"line":');
-const MIDDLE = Buffer.from(',"disclosures":[');
-const CLOSE = Buffer.from(']}\n');
-
-/** The committed bytes untouched, with what is still disclosed of them beside. */
-function toEvidence(events: readonly RawEvent[]): Batch {
-  let size = 0;
-  for (const { line, disclosures } of events) {
-    size += OPEN.length + line.length + MIDDLE.length + disclosures.length + CLOSE.length;
-  }
-  const bytes = Buffer.allocUnsafe(size);
-  let at = 0;
-  for (const { line, disclosures } of events) {
-    at += OPEN.copy(bytes, at);
-    at += line.copy(bytes, at);
-    at += MIDDLE.copy(bytes, at);
-    at +=
-      typeof disclosures === 'string'
-        ? bytes.write(disclosures, at, 'latin1')
-        : disclosures.copy(bytes, at);
-    at += CLOSE.copy(bytes, at);
-  }
-  return {
-    bytes,
     count: events.length,
     first: events[0]?.position ?? null,
     last: events.at(-1)?.position ?? null,
@@ -274,13 +238,12 @@ async function recordEnd(
   const outcome = ended === 'complete' ? 'success' : 'failure';
   const data = {
     form,
-    filter: reading.described,
     count: tally.count,
     first_position: tally.first?.toString() ?? null,
     last_position: tally.last?.toString() ?? null,
     ended,
   };
   await auditTrail
-    .recordExport({ ...meta, outcome }, data)
+    .recordExport({ ...meta, outcome }, data, reading.described)
     .catch((error: unknown) => logger.error({ err: error }, 'an export could not be recorded'));
 }

@@ -126,8 +126,7 @@ export function viewerOf({ liveKeys }: Context, principal: Principal): Viewer {
   if (!isNarrowed(principal)) return null;
   return {
     knowsActor: ({ type, id }) =>
-      type === 'api_key' &&
-      liveKeys.find(Number(id))?.principal.mailDomain === principal.mailDomain,
+      type === 'api_key' && liveKeys.mailDomainOf(Number(id)) === principal.mailDomain,
   };
 }
 

@@ -7,7 +7,7 @@ import { commandIdOf, newCommandId, toAppend } from '../eventlog/handle-command.
 export type AuditTrail = Readonly<{
   /** Resolves when this hour's read by this reader is in the log; nothing is read before. */
   recordRead: (meta: EventMeta) => Promise<void>;
-  recordExport: (meta: EventMeta, data: AuditExported['data']) => Promise<void>;
+  recordExport: (meta: EventMeta, data: AuditExported['data'], filter: string) => Promise<void>;
 }>;
 
 const HOUR_MS = 3_600_000;
@@ -41,10 +41,14 @@ export function createAuditTrail(log: EventLog, clock: Clock): AuditTrail {
       // Readers of past hours are of no use any more.
       if (recorded.size > 10_000) recorded.clear();
     },
-    async recordExport(meta, data) {
+    async recordExport(meta, data, filter) {
       const commandId = newCommandId();
       const event = toAppend(
-        { type: 'audit.exported', data },
+        {
+          type: 'audit.exported',
+          data,
+          personal: [{ name: 'filter', value: filter, class: 'content' }],
+        },
         { resource: { type: 'audit_log', id: 'main' }, mailDomains: [], commandId, meta },
       );
       await log.append({ stream: `audit_export-${commandId}`, expected: 'none', events: [event] });

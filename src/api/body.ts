@@ -22,6 +22,10 @@ const parseJson: Parse = express.json({
   verify: requireUtf8,
 }) as Parse;
 
+/** Whether a request announces a body (RFC 9112 section 6.3). */
+export const hasBody = ({ headers }: IncomingMessage): boolean =>
+  headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0;
+
 /** The JSON body of a request, or the documented refusal of what is not one. */
 export async function readBody(
   route: AnyRoute,
@@ -29,10 +33,7 @@ export async function readBody(
   response: ServerResponse,
 ): Promise<unknown> {
   if (route.body === undefined) return undefined;
-  const isEmpty =
-    request.headers['transfer-encoding'] === undefined &&
-    Number(request.headers['content-length'] ?? 0) === 0;
-  if (isEmpty) {
+  if (!hasBody(request)) {
     if (route.bodyOptional) return {};
     throw new DomainError('bad_request', 'A JSON body is needed.');
   }

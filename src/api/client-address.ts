@@ -25,12 +25,14 @@ export function clientAddressOf(trustedProxies: readonly string[]): ClientAddres
     const hops = String(forwarded)
       .split(',')
       .map((hop) => hop.trim());
+    let furthest = peer;
     for (const hop of hops.reverse()) {
       // A hop that is no address ends the chain: what stands left of it was written by anybody.
-      if (!ipaddr.isValid(hop)) return peer;
+      if (!ipaddr.isValid(hop)) return furthest;
       if (!isTrusted(hop)) return plain(hop);
+      furthest = plain(hop);
     }
-    return peer;
+    return furthest;
   };
 }
 

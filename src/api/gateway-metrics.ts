@@ -27,6 +27,17 @@ export function observeGateway(context: Context): void {
   );
   gaugeOf(
     metrics,
+    { name: 'mailguard_database_up', help: '1 while the database answers.' },
+    async (gauge) =>
+      gauge.set(
+        await log.head().then(
+          () => 1,
+          () => 0,
+        ),
+      ),
+  );
+  gaugeOf(
+    metrics,
     { name: 'mailguard_eventlog_head_position', help: 'Position of the last event.' },
     async (gauge) => gauge.set(Number((await log.head()).position)),
   );

@@ -1,7 +1,8 @@
-import { createHash, randomUUID } from 'node:crypto';
+import { createHmac, randomUUID } from 'node:crypto';
 import type { IncomingMessage } from 'node:http';
 import {
   completeIdempotencyKey,
+  eraseIdempotentAnswers,
   type IdempotencyId,
   type Reserved,
   releaseIdempotencyKey,
@@ -10,6 +11,7 @@ import {
 import { DomainError } from '../domain/errors.ts';
 import { canonicalJson } from '../eventlog/canonical.ts';
 import { newCommandId } from '../eventlog/handle-command.ts';
+import { holdsApiKey } from '../secrets.ts';
 import type { Context } from './context.ts';
 import type { Envelope } from './envelope.ts';
 import { invalid } from './input.ts';
@@ -42,7 +44,7 @@ export type Idempotent =
  * names in the answer were erased.
  */
 export async function idempotent(
-  { pool, clock }: Context,
+  { pool, clock, liveKeys, secrets }: Context,
   request: IncomingMessage,
   call: Readonly<{ principal: string; path: string; body: unknown }>,
 ): Promise<Idempotent> {
@@ -51,13 +53,14 @@ export async function idempotent(
   if (key === undefined) {
     return { kind: 'run', commandId, keep: async () => undefined, done: () => undefined };
   }
-  if (typeof key !== 'string' || !KEY_PATTERN.test(key)) {
+  if (typeof key !== 'string' || !KEY_PATTERN.test(key) || holdsApiKey(key)) {
     throw invalid([
       { path: 'Idempotency-Key', message: 'must be 1 to 255 visible ASCII characters' },
     ]);
   }
   const id: IdempotencyId = { principal: call.principal, method: 'POST', path: call.path, key };
-  const fingerprint = createHash('sha256')
+  // Keyed: the body may hold names, which a plain hash would let anybody guess for ever.
+  const fingerprint = createHmac('sha256', secrets.fingerprintKey)
     .update(canonicalJson((call.body ?? null) as never))
     .digest();
   const runner = randomUUID();
@@ -82,7 +85,12 @@ export async function idempotent(
       if (status >= 500) return;
       if (NOT_KEPT.has(status)) return releaseIdempotencyKey(pool, id);
       const body = JSON.stringify(envelope);
-      return completeIdempotencyKey(pool, id, { status, body, subject });
+      await completeIdempotencyKey(pool, id, { status, body, subject });
+      // Deleted while its answer was being kept: what DELETE erased must not come back.
+      const keyId = /^api_key:(\d+)$/.exec(subject ?? '')?.[1];
+      if (subject !== null && keyId !== undefined && liveKeys.find(Number(keyId)) === null) {
+        await eraseIdempotentAnswers(pool, subject);
+      }
     },
   };
 }

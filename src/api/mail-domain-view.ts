@@ -22,7 +22,10 @@ const members = {
   reject_threshold: Threshold,
   dkim_active: z.boolean(),
   dmarc_reporting: z.boolean(),
-  tenant_id: Text(64).nullable(),
+  tenant_id: z
+    .string()
+    .regex(/^[A-Za-z0-9._-]{1,64}$/, 'must be 1 to 64 of A-Z a-z 0-9 . _ -')
+    .nullable(),
   quarantine_retention_days: z.number().int().min(1).max(3_650),
 };
 

@@ -10,7 +10,7 @@ import type { LiveKey } from '../projections/live-keys.ts';
 import { holdsApiKey, withoutApiKeys } from '../secrets.ts';
 import { requireAcceptable } from './accept.ts';
 import { authenticate } from './authenticate.ts';
-import { readBody } from './body.ts';
+import { hasBody, readBody } from './body.ts';
 import type { Context } from './context.ts';
 import {
   describeError,
@@ -90,7 +90,6 @@ export function sendError(context: Context, exchange: Exchange, thrown: unknown)
   const error = isConnectionError(thrown) ? unavailable() : thrown;
   const { request, response, requestId } = exchange;
   const { status, envelope } = describeError(error);
-  if (status === 403) refuseScope(context, exchange, error);
   if (status === 500) {
     context.logger.error({ err: thrown, request_id: requestId }, 'a request failed on a bug');
   }
@@ -99,10 +98,11 @@ export function sendError(context: Context, exchange: Exchange, thrown: unknown)
     response.destroy();
     return;
   }
+  if (status === 403) refuseScope(context, exchange, error);
   const retryAfter = retryAfterOf(error);
   if (retryAfter !== null) response.setHeader('Retry-After', String(retryAfter));
   // What is left of a body that was not read must not be taken for the next request.
-  if (!request.complete) response.setHeader('Connection', 'close');
+  if (!request.complete && hasBody(request)) response.setHeader('Connection', 'close');
   countUse(context, exchange, status);
   sendEnvelope(request, response, status, envelope);
 }

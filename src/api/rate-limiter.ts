@@ -6,6 +6,7 @@ import {
   type Bucket,
   fullBucket,
   remainingTokens,
+  settleBucket,
   type Taken,
   takeToken,
 } from '../domain/rate-limit.ts';
@@ -15,6 +16,8 @@ export type RateLimiter = Readonly<{
   take: (key: LiveKey) => Taken;
   /** Tokens left, without taking one. */
   remaining: (bucketId: number, ratePerMinute: number) => number;
+  /** Credits what was refilled until now at the rate that is about to change. */
+  settle: (bucketId: number, ratePerMinute: number) => void;
   /** Writes the levels that changed since the last call. */
   flush: () => Promise<void>;
 }>;
@@ -47,6 +50,11 @@ export async function openRateLimiter(pool: pg.Pool, clock: Clock): Promise<Rate
       const now = clock.nowMs();
       return remainingTokens(bucketOf(bucketId, rate, now), rate, now);
     },
+    settle(bucketId, rate) {
+      const now = clock.nowMs();
+      settleBucket(bucketOf(bucketId, rate, now), rate, now);
+      dirty.add(bucketId);
+    },
     async flush() {
       const ids = [...dirty];
       dirty.clear();
@@ -54,7 +62,10 @@ export async function openRateLimiter(pool: pg.Pool, clock: Clock): Promise<Rate
         const bucket = buckets.get(id);
         return bucket === undefined ? [] : [{ id, level: bucket.level, atMs: bucket.at }];
       });
-      await saveBuckets(pool, rows);
+      await saveBuckets(pool, rows).catch((error: unknown) => {
+        for (const id of ids) dirty.add(id);
+        throw error;
+      });
     },
   };
 }

@@ -141,7 +141,9 @@ export async function inspect(url: string): Promise<Pick<Database, 'role' | 'war
     const { rows } = await client.query<{ fsync: string; has_role: boolean }>(
       `select current_setting('fsync') as fsync,
               exists (select from pg_roles r where r.rolname = $1
-                      and pg_has_role(current_user, r.oid, 'member')) as has_role`,
+                      and pg_has_role(current_user, r.oid,
+                          case when current_setting('server_version_num')::int >= 160000
+                               then 'set' else 'member' end)) as has_role`,
       [APP_ROLE],
     );
     const found = rows[0];

@@ -37,6 +37,10 @@ function clientConfig(options: Omit<PoolOptions, 'size'>): pg.ClientConfig {
     `-c statement_timeout=${options.statementTimeoutMs ?? 30_000}`,
     '-c timezone=UTC',
     '-c synchronous_commit=on',
+    // A session whose client is gone, and the lock it holds, must not live for hours.
+    '-c tcp_keepalives_idle=5',
+    '-c tcp_keepalives_interval=2',
+    '-c tcp_keepalives_count=3',
     ...(options.role === null ? [] : [`-c role=${options.role}`]),
   ];
   return {

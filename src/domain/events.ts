@@ -25,12 +25,11 @@ export type ApiKeyDenied = DomainEvent<
 /** The first read of the audit log by one reader in one hour. */
 type AuditRead = DomainEvent<'audit.read', Readonly<{ hour: string }>>;
 
-/** The end of one export, whole or cut. */
+/** The end of one export, whole or cut; its filter is the reader's own text, so it is personal. */
 export type AuditExported = DomainEvent<
   'audit.exported',
   Readonly<{
     form: string;
-    filter: string;
     count: number;
     first_position: string | null;
     last_position: string | null;
@@ -69,7 +68,7 @@ export const EVENT_TYPES: Readonly<Record<GatewayEvent['type'], Described>> = {
   'mail_domain.updated': { schemaVersion: 1, personal: { backend_servers: 'identity' } },
   'mail_domain.deleted': plain,
   'audit.read': plain,
-  'audit.exported': plain,
+  'audit.exported': { schemaVersion: 1, personal: { filter: 'content' } },
 };
 
 /** The types whose events may set a subject's names, and so have disclosures in its row. */

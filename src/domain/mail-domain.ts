@@ -41,7 +41,8 @@ export type MailDomainCommand =
   | Readonly<{
       type: 'UpdateMailDomain';
       id: string;
-      settings: MailDomainSettings;
+      /** Only what is to change: decided against the settings as they are then. */
+      changes: Partial<MailDomainSettings>;
       /** Null leaves them as they are. */
       backendServers: readonly string[] | null;
     }>
@@ -83,13 +84,14 @@ function decide(command: MailDomainCommand, state: MailDomain): readonly MailDom
   if (command.type === 'DeleteMailDomain') {
     return [{ type: 'mail_domain.deleted', data: { id: command.id } }];
   }
-  requireSound(command.settings);
-  const isSame = SETTINGS.every((member) => state.settings?.[member] === command.settings[member]);
+  const settings = { ...state.settings, ...command.changes };
+  requireSound(settings);
+  const isSame = SETTINGS.every((member) => state.settings?.[member] === settings[member]);
   if (isSame && command.backendServers === null) return [];
   return [
     {
       type: 'mail_domain.updated',
-      data: { id: command.id, settings: command.settings },
+      data: { id: command.id, settings },
       ...(command.backendServers === null ? {} : { personal: [backends(command.backendServers)] }),
     },
   ];

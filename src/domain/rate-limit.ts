@@ -34,11 +34,20 @@ export function takeToken(bucket: Bucket, ratePerMinute: number, now: number): T
   };
 }
 
-/** Whole tokens in the bucket at `now`, without taking one. */
-export function remainingTokens(bucket: Bucket, ratePerMinute: number, now: number): number {
-  refill(bucket, ratePerMinute, now);
-  return tokens(bucket);
+/** Whole tokens in the bucket at `now`; the bucket stays as it is. */
+export function remainingTokens(
+  bucket: Readonly<Bucket>,
+  ratePerMinute: number,
+  now: number,
+): number {
+  const copy = { ...bucket };
+  refill(copy, ratePerMinute, now);
+  return tokens(copy);
 }
+
+/** Credits what was refilled until `now`: call it with the old rate before the rate changes. */
+export const settleBucket = (bucket: Bucket, ratePerMinute: number, now: number): void =>
+  refill(bucket, ratePerMinute, now);
 
 /** Requests that can come at once after ten idle minutes. */
 export const capacityOf = (ratePerMinute: number): number => ratePerMinute * BURST_FACTOR;

@@ -91,9 +91,17 @@ export type LogFilter = Readonly<{
 /** Events in order, and the position up to which nothing that matches was left out. */
 export type LogPage = Readonly<{ events: readonly StoredEvent[]; scannedTo: Position }>;
 
-/** A run of whole events as bytes, for exports: no connection is held while one is written out. */
-export type LogSegment = Readonly<{ events: readonly RawEvent[]; scannedTo: Position }>;
-export type RawEvent = Readonly<{ position: Position; line: Buffer; disclosures: Buffer | string }>;
+/** A run of whole events, for exports: no connection is held while one is written out. */
+export type LogSegment = Readonly<{ events: readonly StoredEvent[]; scannedTo: Position }>;
+
+/** The same as lines of `{"line":…,"disclosures":[…]}`, the committed bytes untouched. */
+export type EvidenceSegment = Readonly<{
+  bytes: Buffer;
+  count: number;
+  first: Position | null;
+  last: Position | null;
+  scannedTo: Position;
+}>;
 
 export type Head = Readonly<{ position: Position; recordedAt: string | null }>;
 
@@ -111,6 +119,7 @@ export type EventLog = Readonly<{
   readAll: (range: ReadRange) => Promise<LogPage>;
   /** The next run of events after a position, unfiltered and cheap per event. */
   readSegment: (after: Position, until: Position) => Promise<LogSegment>;
+  readEvidence: (after: Position, until: Position) => Promise<EvidenceSegment>;
   /** Yields the head whenever it may have moved, until the signal; never misses the last move. */
   follow: (after: Position, signal: AbortSignal) => AsyncIterable<Position>;
   head: () => Promise<Head>;

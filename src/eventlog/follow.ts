@@ -5,7 +5,9 @@ export type HeadSignal = Readonly<{
   known: () => Position;
   /** Tells that positions up to this one exist; lower values than known change nothing. */
   moved: (to: Position) => void;
-  /** Resolves when the known head is beyond `after`, when `ms` have passed, or on the signal. */
+  /** Somebody says that something may have moved: whoever waits looks for himself. */
+  hint: () => void;
+  /** Resolves when the known head is beyond `after`, on a hint, when `ms` have passed, or on the signal. */
   wait: (after: Position, ms: number, signal: AbortSignal) => Promise<void>;
 }>;
 
@@ -17,6 +19,9 @@ export function headSignal(start: Position): HeadSignal {
     moved(to) {
       if (to <= known) return;
       known = to;
+      for (const wake of [...waiting]) wake();
+    },
+    hint() {
       for (const wake of [...waiting]) wake();
     },
     wait(after, ms, signal) {

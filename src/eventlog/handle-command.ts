@@ -33,6 +33,7 @@ export type Handled<State> = Readonly<{
 }>;
 
 const TRIES_MAX = 5;
+const STREAM_PAGE_EVENTS = 10_000;
 
 /**
  * Reads the stream, folds it, decides, and appends at the revision that was read; a lost race is
@@ -80,8 +81,12 @@ export async function readState<State, Command, Event extends DomainEvent>(
   decider: Decider<State, Command, Event>,
   stream: string,
 ): Promise<{ state: State; revision: bigint; events: readonly RecordedEvent[] }> {
-  const stored = await log.readStream(stream);
-  const events = stored.map(({ line }) => readLine(line));
+  const events: RecordedEvent[] = [];
+  for (;;) {
+    const page = await log.readStream(stream, BigInt(events.length), STREAM_PAGE_EVENTS);
+    for (const { line } of page) events.push(readLine(line));
+    if (page.length < STREAM_PAGE_EVENTS) break;
+  }
   const state = events.reduce(
     // The stream holds what this decider wrote, in the shapes that upcasting promises.
     (folded, event) => decider.evolve(folded, event as unknown as Event),

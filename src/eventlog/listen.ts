@@ -26,9 +26,8 @@ export function listen(
       client = null;
       reopenLater();
     });
-    fresh.on('notification', ({ payload }) => {
-      if (payload !== undefined && /^\d{1,19}$/.test(payload)) signal.moved(BigInt(payload));
-    });
+    // Anybody who may connect may notify, so nothing is read from it.
+    fresh.on('notification', () => signal.hint());
     try {
       await fresh.connect();
       await fresh.query('listen mailguard_log');

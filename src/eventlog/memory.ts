@@ -2,6 +2,7 @@ import { randomBytes, randomUUID } from 'node:crypto';
 import type { SubjectNames } from '../domain/decider.ts';
 import { DomainError } from '../domain/errors.ts';
 import type { AppendCommand, AppendOutcome, EventLog, LogFilter, StoredEvent } from './eventlog.ts';
+import { toEvidence } from './evidence.ts';
 import { followHead, headSignal } from './follow.ts';
 import { type PreparedEvent, placeLine, prepareEvent } from './line.ts';
 import type { Random } from './personal.ts';
@@ -41,10 +42,11 @@ export function memoryEventLog(options: MemoryLogOptions = {}): EventLog {
       };
     },
     readSegment: async (after, until) => ({
-      events: events.slice(Number(after), Number(until)).map((kept) => {
-        const { position, line, disclosures } = stored(kept);
-        return { position, line: Buffer.from(line), disclosures };
-      }),
+      events: events.slice(Number(after), Number(until)).map(stored),
+      scannedTo: until,
+    }),
+    readEvidence: async (after, until) => ({
+      ...toEvidence(events.slice(Number(after), Number(until)).map(stored)),
       scannedTo: until,
     }),
     follow: (after, abort) =>

@@ -124,13 +124,20 @@ async function readMatching(
   const bind = (value: unknown) => `$${values.push(value)}`;
   const clauses = [where.clause, ...residualClauses(filter, bind)];
   const { rows } = await pool.query<string[]>({
+    // The page of events first: planned as one, the join would read every personal row before it.
     text: `
+      with page as materialized (
+        select e.position, e.event_id, e.type, e.resource, e.line from eventlog.events e
+        where ${clauses.join(' and ')}
+        order by e.position
+        limit $${limitAt})
       select ${EVENT_COLUMNS}
-      from eventlog.events e
-      left join eventlog.event_personal p on p.position = e.position
-      where ${clauses.join(' and ')}
-      order by e.position
-      limit $${limitAt}`,
+      from page e
+      left join lateral (
+        select x.identity, x.network, x.content from eventlog.event_personal x
+        where x.position = e.position
+        offset 0) p on true
+      order by e.position`,
     values,
     rowMode: 'array',
   });

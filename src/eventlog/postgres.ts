@@ -7,7 +7,7 @@ import { groupCommit } from './group-commit.ts';
 import { prepareEvent } from './line.ts';
 import { listen } from './listen.ts';
 import { pooledRandom, type Random } from './personal.ts';
-import { copySegment } from './postgres-copy.ts';
+import { copyEvidence, copySegment } from './postgres-copy.ts';
 import { EVENT_COLUMNS, readFiltered, toStoredEvent } from './postgres-read.ts';
 
 export type PostgresLogOptions = Readonly<{
@@ -52,6 +52,7 @@ export async function postgresEventLog(options: PostgresLogOptions): Promise<Eve
     },
     readAll: (range) => readFiltered(pool, range),
     readSegment: (after, until) => copySegment(exportPool, after, until),
+    readEvidence: (after, until) => copyEvidence(exportPool, after, until),
     follow: (after, abort) => followHead({ signal, look }, after, abort),
     head: () => readHead(pool),
     async positionBefore(time) {

@@ -51,8 +51,7 @@ export async function settleUnfinished(deps: ReactorDeps, pool: pg.Pool): Promis
   const meta = systemMeta(deps, deps.clock.now());
   for (const key of [...deps.liveKeys.all()]) {
     if (hasEnded(key)) continue;
-    const predecessor = key.predecessor === null ? null : deps.liveKeys.find(key.predecessor);
-    if (predecessor !== null && predecessor.successor !== key.id) {
+    if (key.predecessor !== null && deps.liveKeys.successorOf(key.predecessor) !== key.id) {
       const command = { type: 'RevokeApiKey', reason: 'its rotation was cut short' } as const;
       await settle(deps, key, command, meta);
     }

@@ -35,6 +35,10 @@ export type LiveKeys = Readonly<{
   /** Whether a key that was verified before is still the same and may still be used. */
   stillValid: (key: LiveKey, nowMs: number) => Refusal | null;
   find: (id: number) => LiveKey | null;
+  /** The mail domain that a key is or was bound to, also of one that is deleted. */
+  mailDomainOf: (id: number) => number | null;
+  /** The key that a rotation named, also of one that is deleted. */
+  successorOf: (id: number) => number | null;
   all: () => Iterable<LiveKey>;
   /**
    * The one place that says "this key's state changed; wait until every server has it". Here that is
@@ -59,7 +63,12 @@ export async function loadLiveKeys(deps: Deps): Promise<LiveKeys> {
   const cuts = new Map<number, Set<() => void>>();
   /** Deleted ids never come back, whatever an older read still brings. */
   const deleted = new Set<number>();
+  /** What rotations say, also of keys that were deleted since. */
+  const successors = new Map<number, number>();
+  const mailDomains = new Map<number, number | null>();
   const put = (key: LiveKey) => {
+    if (key.successor !== null) successors.set(key.id, key.successor);
+    mailDomains.set(key.id, key.principal.mailDomain);
     if (deleted.has(key.id)) return;
     byPrefix.set(key.prefix, key);
     byId.set(key.id, key);
@@ -72,6 +81,8 @@ export async function loadLiveKeys(deps: Deps): Promise<LiveKeys> {
 
   const credentials = new Map((await listCredentials(deps.pool)).map((c) => [c.subject, c]));
   for (const row of await readAllApiKeys(deps.pool)) {
+    if (row.successor !== null) successors.set(row.id, row.successor);
+    mailDomains.set(row.id, row.mailDomain);
     const credential = credentials.get(`api_key:${row.id}`);
     if (credential !== undefined && row.status !== 'deleted') put(toLiveKey(credential, row));
   }
@@ -82,8 +93,7 @@ export async function loadLiveKeys(deps: Deps): Promise<LiveKeys> {
     if (key.status === 'rotated' && nowMs >= (key.graceUntilMs ?? 0)) return 'rotated';
     // A successor counts only once its predecessor names it: a rotation that was cut short is none.
     if (key.predecessor === null) return null;
-    const predecessor = byId.get(key.predecessor);
-    return predecessor === undefined || predecessor.successor === key.id ? null : 'inactive';
+    return successors.get(key.predecessor) === key.id ? null : 'inactive';
   }
 
   function endedNow(id: number): void {
@@ -125,6 +135,8 @@ export async function loadLiveKeys(deps: Deps): Promise<LiveKeys> {
       return current === key ? refusalOf(key, nowMs) : 'unknown';
     },
     find: (id) => byId.get(id) ?? null,
+    mailDomainOf: (id) => mailDomains.get(id) ?? null,
+    successorOf: (id) => successors.get(id) ?? null,
     all: () => byId.values(),
     changed: reload,
     cutEnded() {

@@ -2,6 +2,7 @@ import type pg from 'pg';
 import { isConnectionError } from '../eventlog/append-batch.ts';
 import type { EventLog, Position, StoredEvent } from '../eventlog/eventlog.ts';
 import { type RecordedEvent, readLine } from '../eventlog/upcast.ts';
+import { type ProjectionStatus, readStatus } from './projection-status.ts';
 
 /** One read model: which events it folds, and how. `apply` must be repeatable per event. */
 export type Projection = Readonly<{
@@ -14,15 +15,6 @@ export type Projection = Readonly<{
 }>;
 
 export type ProjectedEvent = Readonly<{ event: RecordedEvent; stored: StoredEvent }>;
-
-type ProjectionStatus = Readonly<{
-  name: string;
-  position: Position;
-  lagEvents: bigint;
-  lagSeconds: number;
-  /** Set when a poison event has stopped it; nothing is stepped over. */
-  stoppedBy: string | null;
-}>;
 
 export type Projector = Readonly<{
   /** Resolves true once all named projections (default: every one) have applied up to a position. */
@@ -45,7 +37,7 @@ const CAUGHT_UP_TIMEOUT_MS = 2_000;
 /** A checkpoint that moved over events of no interest is saved at most this often. */
 const IDLE_SAVE_POSITIONS = 5_000n;
 
-type Logger = Readonly<{ error: (fields: object, message: string) => void }>;
+type Logger = Readonly<Record<'warn' | 'error', (fields: object, message: string) => void>>;
 type Waiter = { position: Position; names: readonly string[]; resolve: (done: boolean) => void };
 
 /** Runs every projection behind the log's head until stopped. */
@@ -56,7 +48,7 @@ export async function startProjector(
   const abort = new AbortController();
   const running: Running[] = [];
   for (const projection of projections) {
-    const position = await openCheckpoint(deps.pool, projection);
+    const position = await openSound(deps, projection);
     running.push({ projection, position, savedPosition: position, stoppedBy: null });
   }
   const waiters = new Set<Waiter>();
@@ -103,10 +95,12 @@ async function run(
   const isAborted = () => signal.aborted;
   for await (const head of deps.log.follow(r.position, signal)) {
     let poisoned = 0;
+    let isFailing = false;
     while (r.position < head && !isAborted()) {
       try {
         await applyPage(deps, r, head);
         poisoned = 0;
+        isFailing = false;
         progressed();
       } catch (error) {
         // A poison event stays poison; a database that is away comes back, so that is not counted.
@@ -116,6 +110,8 @@ async function run(
           deps.logger.error({ err: error, projection: r.projection.name }, 'projection stopped');
           return;
         }
+        if (!isFailing) deps.logger.warn({ err: error, projection: r.projection.name }, 'retrying');
+        isFailing = true;
         await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
       }
     }
@@ -173,10 +169,11 @@ export async function rebuildProjection(
   onProgress: (position: Position, head: Position) => void = () => undefined,
 ): Promise<Position> {
   await openCheckpoint(pool, projection);
-  const { position: head } = await log.head();
-  await inTransaction(pool, async (db) => {
+  return inTransaction(pool, async (db) => {
     await db.query('set local statement_timeout = 0');
     await lockCheckpoint(db, projection);
+    // Under the lock: what a runner applied until now is below this head, and is folded again.
+    const { position: head } = await log.head();
     await projection.clear(db);
     let position = 0n;
     while (position < head) {
@@ -191,8 +188,12 @@ export async function rebuildProjection(
       onProgress(position, head);
     }
     await db.query(SAVE, [projection.name, head]);
+    await db.query('update projection_checkpoints set version = $2 where name = $1', [
+      projection.name,
+      projection.version,
+    ]);
+    return head;
   });
-  return head;
 }
 
 const SAVE = `
@@ -203,18 +204,36 @@ const toProjected = (stored: StoredEvent): ProjectedEvent => ({
   stored,
 });
 
-async function openCheckpoint(pool: pg.Pool, { name, version }: Projection): Promise<Position> {
+/**
+ * Where a projection goes on. One of an older version, or one that has seen more than the log holds (a log
+ * that was restored to an earlier state), is folded anew: it would otherwise pass for caught up.
+ */
+async function openSound(
+  deps: Readonly<{ pool: pg.Pool; log: EventLog; logger: Logger }>,
+  projection: Projection,
+): Promise<Position> {
+  const { position, version } = await openCheckpoint(deps.pool, projection);
+  const { position: head } = await deps.log.head();
+  if (position <= head && version === projection.version) return position;
+  deps.logger.warn({ projection: projection.name, position: String(position) }, 'rebuilding');
+  return rebuildProjection(deps, projection);
+}
+
+async function openCheckpoint(
+  pool: pg.Pool,
+  { name, version }: Projection,
+): Promise<{ position: Position; version: number }> {
   await pool.query(
     `insert into projection_checkpoints (name, version) values ($1, $2)
      on conflict (name) do nothing`,
     [name, version],
   );
   // Without a lock: whoever is applying a page holds the row's.
-  const { rows } = await pool.query<{ position: string }>(
-    'select position from projection_checkpoints where name = $1',
+  const { rows } = await pool.query<{ position: string; version: number }>(
+    'select position, version from projection_checkpoints where name = $1',
     [name],
   );
-  return BigInt(rows[0]?.position ?? 0);
+  return { position: BigInt(rows[0]?.position ?? 0), version: rows[0]?.version ?? version };
 }
 
 // The row lock is the fence: whoever holds it applies the next page, and rows and checkpoint commit together, so
@@ -230,29 +249,12 @@ async function lockCheckpoint(db: pg.ClientBase, { name }: Projection): Promise<
 async function saveCheckpoint(pool: pg.Pool, r: Running): Promise<void> {
   if (r.position === r.savedPosition) return;
   // Only forward from what we saved: a runner elsewhere, or a rebuild, may have moved it.
-  await pool.query(`${SAVE} and position = $3`, [r.projection.name, r.position, r.savedPosition]);
-  r.savedPosition = r.position;
-}
-
-async function readStatus(log: EventLog, running: readonly Running[]): Promise<ProjectionStatus[]> {
-  const head = await log.head();
-  return Promise.all(
-    running.map(async ({ projection, position, stoppedBy }) => ({
-      name: projection.name,
-      position,
-      lagEvents: head.position > position ? head.position - position : 0n,
-      lagSeconds: await readLagSeconds(log, position, head.position),
-      stoppedBy,
-    })),
-  );
-}
-
-async function readLagSeconds(log: EventLog, position: Position, head: Position): Promise<number> {
-  if (position >= head) return 0;
-  const next = await log.readAll({ after: position, until: head, filter: {}, limit: 1 });
-  const recordedAt =
-    next.events[0] === undefined ? null : readLine(next.events[0].line).recorded_at;
-  return recordedAt === null ? 0 : Math.max(0, (Date.now() - Date.parse(recordedAt)) / 1_000);
+  const { rowCount } = await pool.query(`${SAVE} and position = $3`, [
+    r.projection.name,
+    r.position,
+    r.savedPosition,
+  ]);
+  if (rowCount === 1) r.savedPosition = r.position;
 }
 
 async function inTransaction<T>(

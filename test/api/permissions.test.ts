@@ -2,7 +2,7 @@ import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import type { AnyRoute } from '../../src/api/route.ts';
 import { routes } from '../../src/api/routes.ts';
 import { type Reply, startTestGateway, type TestGateway } from '../support/gateway.ts';
-import { flushWindows, headOf } from '../support/recorded.ts';
+import { allSince, flushWindows, headOf } from '../support/recorded.ts';
 import { type StoppedClock, stoppedClock } from '../support/stopped-clock.ts';
 
 const SCOPES = ['read-only', 'quarantine-only', 'domain-admin', 'full-admin'] as const;
@@ -93,8 +93,10 @@ beforeEach(() => clock.advance(60_000));
 
 /** A mail domain with a key in it, and where its first event stands. */
 async function makeTarget() {
+  const before = await headOf(t);
   const domain = await t.createDomain();
-  const position = String(await headOf(t));
+  const events = await allSince(t, before);
+  const position = events.find(({ type }) => type === 'mail_domain.created')?.position ?? '';
   const key = await t.createKey({ mail_domain: domain.name });
   return { domain, position, key };
 }

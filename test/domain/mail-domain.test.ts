@@ -46,7 +46,7 @@ const update = (
 ): MailDomainCommand => ({
   type: 'UpdateMailDomain',
   id: '7',
-  settings: { ...settings, ...changes },
+  changes,
   backendServers,
 });
 const remove: MailDomainCommand = { type: 'DeleteMailDomain', id: '7' };
@@ -117,8 +117,11 @@ describe('UpdateMailDomain', () => {
       .when(update({ active: false }))
       .recordsNothing();
     domain(created, updated({ active: false }))
-      .when(update({}))
+      .when(update({ active: true }))
       .records(updated({}));
+    domain(created, updated({ active: false }))
+      .when(update({ dkim_active: true }))
+      .records(updated({ active: false, dkim_active: true }));
   });
   it('refuses to reject before it quarantines', () =>
     domain(created).when(update(unsound)).refuses('validation_failed'));

@@ -271,6 +271,24 @@ export function describeEventLogContract(
       expect(bytes).toEqual((await all()).events.map((e) => `${e.line}|${e.disclosures}`));
     });
 
+    it('reads as evidence the same bytes, one event a line', async () => {
+      const { position } = await log.head();
+      const lines: string[] = [];
+      let after = 0n;
+      let count = 0;
+      while (after < position) {
+        const segment = await log.readEvidence(after, position);
+        lines.push(...segment.bytes.toString('utf8').split('\n').slice(0, -1));
+        count += segment.count;
+        after = segment.scannedTo;
+      }
+      const wanted = (await all()).events.map(
+        ({ line, disclosures }) => `{"line":${line},"disclosures":[${disclosures}]}`,
+      );
+      expect(lines).toEqual(wanted);
+      expect(count).toBe(wanted.length);
+    });
+
     it('finds the position of a time', async () => {
       const { events } = await all();
       const middle = events[Math.floor(events.length / 2)];

@@ -65,7 +65,10 @@ function noting(name: string, around: Hook = () => undefined): Projection {
 }
 
 async function run(...projections: Projection[]): Promise<Projector> {
-  const logger = { error: (fields: object, message: string) => errors.push({ fields, message }) };
+  const logger = {
+    warn: () => undefined,
+    error: (fields: object, message: string) => errors.push({ fields, message }),
+  };
   const projector = await startProjector({ pool: database.pool, log, logger }, projections);
   projectors.push(projector);
   return projector;
@@ -296,9 +299,10 @@ describe('a poison event', () => {
       if (outages === 0) return;
       outages -= 1;
       const { rows } = await db.query<{ pid: number }>('select pg_backend_pid() as pid');
-      const working = db.query('select pg_sleep(20)');
-      await admin.query('select pg_terminate_backend($1)', [rows[0]?.pid]);
-      await working;
+      await Promise.all([
+        db.query('select pg_sleep(20)'),
+        admin.query('select pg_terminate_backend($1)', [rows[0]?.pid]),
+      ]);
     });
     const position = await append(5);
     const projector = await run(unlucky);
@@ -320,7 +324,10 @@ describe('a poison event', () => {
       if (failures === 1) throw new Error('a deadlock, say');
     });
     isAway = true;
-    const logger = { error: (fields: object, message: string) => errors.push({ fields, message }) };
+    const logger = {
+      warn: () => undefined,
+      error: (fields: object, message: string) => errors.push({ fields, message }),
+    };
     const position = await append(5);
     const projector = await startProjector({ pool, log: flaky, logger }, [once]);
     projectors.push(projector);

@@ -120,7 +120,7 @@ async function liveThroughMailDomains(): Promise<void> {
     run(stream, id, {
       type: 'UpdateMailDomain',
       id,
-      settings: { ...settings, tenant_id: tenant },
+      changes: { tenant_id: tenant },
       backendServers,
     });
   await create('a', '1');

@@ -130,7 +130,10 @@ async function completeRotation(
     });
     return rotated.position ?? (await context.log.head()).position;
   } catch (error) {
-    if (!(error instanceof DomainError) || error.code !== 'state_conflict') throw error;
+    // Another rotation was faster, or the key was deleted meanwhile.
+    const isLost =
+      error instanceof DomainError && ['state_conflict', 'not_found'].includes(error.code);
+    if (!isLost) throw error;
     await handleCommand(context.log, apiKey, {
       ...targetOf({ ...row, id: Number(rotation.successor) }),
       ...run,

@@ -1,3 +1,4 @@
+import { eraseIdempotentAnswers } from '../../db/idempotency.ts';
 import {
   type Principal,
   requireMayEnd,
@@ -163,7 +164,7 @@ const updateKey = route({
       expiresAt,
     });
     // What was refilled until now was refilled at the old rate.
-    context.limiter.remaining(row.bucket, row.rateLimitPerMinute);
+    context.limiter.settle(row.bucket, row.rateLimitPerMinute);
     return command(context, call, row, {
       type: 'UpdateApiKey',
       name: body.name,
@@ -229,6 +230,8 @@ const deleteKey = route({
     });
     await context.liveKeys.changed(row.id);
     const isErased = await context.projector.caughtUp(position ?? 0n, ['api_keys', 'erasures']);
+    // An answer about this key that was being kept meanwhile holds its name, too.
+    await eraseIdempotentAnswers(context.pool, `api_key:${row.id}`);
     return { data: null, status: isErased ? 200 : 202 };
   },
 });

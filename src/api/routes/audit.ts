@@ -1,6 +1,8 @@
 import { isNarrowed } from '../../domain/access.ts';
 import { DomainError } from '../../domain/errors.ts';
 import type { StoredEvent } from '../../eventlog/eventlog.ts';
+import { evidenceText } from '../../eventlog/evidence.ts';
+import { acceptedTypes } from '../accept.ts';
 import { sealedThrough, streamExport } from '../audit-export.ts';
 import { gather, renderEvents } from '../audit-page.ts';
 import { AuditQuery, requireEvidence, resolveReading, viewerOf } from '../audit-query.ts';
@@ -86,7 +88,7 @@ const listAuditLogs = route({
     const { query, principal, meta } = call;
     await context.auditTrail.recordRead(meta);
     const reading = await resolveReading(context, query, principal);
-    if (call.request.headers.accept?.includes(NDJSON)) {
+    if (acceptedTypes(call.request.headers.accept ?? '').includes(NDJSON)) {
       await streamExport(context, call, reading, { form: query.form, limit: query.limit ?? null });
       return 'streamed';
     }
@@ -146,10 +148,6 @@ const getAuditLog = route({
 });
 
 export const auditRoutes = [listAuditLogs, getAuditLog];
-
-/** Assembled as text: parsing and printing again could reorder members and break the leaf hash. */
-const evidenceText = ({ line, disclosures }: StoredEvent): string =>
-  `{"line":${line},"disclosures":[${disclosures}]}`;
 
 /** The same lines parsed, where replies are checked; elsewhere only their text is needed. */
 const checkable = (context: Context, events: readonly StoredEvent[]) =>

@@ -92,7 +92,7 @@ const createDomain = route({
     const name = normaliseMailDomainName(body.name);
     if (name === null) throw invalid([{ path: 'name', message: 'is no name of a DNS domain' }]);
     const id = await nextId(context.pool, 'mail_domain');
-    const settings = merge(DEFAULTS, body);
+    const settings = { ...DEFAULTS, ...settingsIn(body) };
     const backendServers = body.backend_servers ?? [];
     const handled = await handleCommand(context.log, mailDomain, {
       stream: mailDomainStream(context.secrets, name),
@@ -221,11 +221,10 @@ async function change(
   requireUnchanged(before, body);
   const servers = body.backend_servers;
   const isSame = servers === undefined || servers.join() === row.backendServers.join();
-  const settings = merge(row.settings, body);
   const command: MailDomainCommand = {
     type: 'UpdateMailDomain',
     id: String(row.id),
-    settings,
+    changes: settingsIn(body),
     backendServers: isSame ? null : servers,
   };
   const handled = await handleCommand(context.log, mailDomain, {
@@ -239,7 +238,7 @@ async function change(
   return {
     data: {
       ...before,
-      ...settings,
+      ...(handled.state.settings ?? {}),
       backend_servers: [...(servers ?? row.backendServers)],
       updated_at: handled.recordedAt ?? row.updatedAt,
     },
@@ -258,18 +257,19 @@ function requireUnchanged(view: z.input<typeof MailDomainView>, body: Change): v
   if (issues.length > 0) throw invalid(issues);
 }
 
-function merge(settings: MailDomainSettings, changes: Partial<Change>): MailDomainSettings {
-  return {
-    direction: changes.direction ?? settings.direction,
-    active: changes.active ?? settings.active,
-    quarantine_threshold: changes.quarantine_threshold ?? settings.quarantine_threshold,
-    reject_threshold: changes.reject_threshold ?? settings.reject_threshold,
-    dkim_active: changes.dkim_active ?? settings.dkim_active,
-    dmarc_reporting: changes.dmarc_reporting ?? settings.dmarc_reporting,
-    tenant_id: changes.tenant_id === undefined ? settings.tenant_id : changes.tenant_id,
-    quarantine_retention_days:
-      changes.quarantine_retention_days ?? settings.quarantine_retention_days,
-  };
+/** The settings among what was sent; a member that was not sent is absent, not undefined. */
+function settingsIn(body: Partial<Change>): Partial<MailDomainSettings> {
+  const {
+    id: _,
+    name: _n,
+    backend_servers: _b,
+    created_at: _c,
+    updated_at: _u,
+    ...settings
+  } = body;
+  return Object.fromEntries(
+    Object.entries(settings).filter(([, value]) => value !== undefined),
+  ) as Partial<MailDomainSettings>;
 }
 
 async function findVisible(

@@ -7,7 +7,12 @@ begin
   if not exists (select from pg_roles where rolname = 'mailguard_app') then
     create role mailguard_app nologin;
   end if;
-  if not pg_has_role(current_user, 'mailguard_app', 'member') then
+  -- Since PostgreSQL 16 whoever makes a role may administer it, which is not yet to become it.
+  if current_setting('server_version_num')::int >= 160000 then
+    if not pg_has_role(current_user, 'mailguard_app', 'set') then
+      execute format('grant mailguard_app to %I with set true', current_user);
+    end if;
+  elsif not pg_has_role(current_user, 'mailguard_app', 'member') then
     execute format('grant mailguard_app to %I', current_user);
   end if;
 exception
