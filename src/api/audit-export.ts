@@ -13,7 +13,7 @@ import type { Call } from './route.ts';
 export const EXPORTS_MAX = 8;
 /** A client that takes nothing for this long is gone. */
 const STALL_MS = 60_000;
-const CHUNK_BYTES = 262_144;
+const CHUNK_BYTES = 1_048_576;
 const FILTERED_PAGE_LINES = 1_000;
 
 type Form = 'readable' | 'evidence';

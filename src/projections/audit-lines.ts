@@ -32,19 +32,19 @@ export type Names = ReadonlyMap<string, SubjectNames>;
 /** Says which actors a narrowed reader may know; null for a reader who may know all. */
 export type Viewer = Readonly<{ knowsActor: (actor: RecordedEvent['actor']) => boolean }> | null;
 
+/** Types whose subjects always have a name, so that one without was erased. */
+const NAMED = new Set(['api_key', 'operator', 'mail_domain']);
+
 /** The subjects whose names a page of lines shows. */
 export function subjectsOf(events: readonly RecordedEvent[]): string[] {
   const subjects = new Set<string>();
   for (const { actor, resource, mail_domains } of events) {
-    subjects.add(`${actor.type}:${actor.id}`);
-    subjects.add(`${resource.type}:${resource.id}`);
+    if (NAMED.has(actor.type)) subjects.add(`${actor.type}:${actor.id}`);
+    if (NAMED.has(resource.type)) subjects.add(`${resource.type}:${resource.id}`);
     for (const id of mail_domains) subjects.add(`mail_domain:${id}`);
   }
   return [...subjects];
 }
-
-/** Types whose subjects always have a name, so that one without was erased. */
-const NAMED = new Set(['api_key', 'operator', 'mail_domain']);
 
 /** Renders one stored event for one reader. */
 export function toAuditLine(
