@@ -54,7 +54,7 @@ export function toAuditLine(
 ): AuditLine {
   const erased: string[] = [];
   const withheld: string[] = [];
-  const disclosed = discloseAll(disclosures);
+  const disclosed = discloseAll(event, disclosures);
   const knowsActor = viewer === null || viewer.knowsActor(event.actor);
   const actorName = names.get(`${event.actor.type}:${event.actor.id}`)?.name ?? null;
   if (!knowsActor && actorName !== null) withheld.push('actor.name');
@@ -90,15 +90,42 @@ export function toAuditLine(
   };
 }
 
-type Disclosed = ReadonlyMap<string, Readonly<{ name: string; value: Json }>>;
+type Disclosed = Readonly<{ source: readonly Member[]; data: readonly Member[] }>;
+type Member = Readonly<{ name: string; value: Json }>;
 
-function discloseAll(list: string): Disclosed {
-  const disclosed = new Map<string, Readonly<{ name: string; value: Json }>>();
-  for (const text of splitDisclosures(list)) disclosed.set(digestOf(text), openDisclosure(text));
-  return disclosed;
+/** What is disclosed of `source` and of `data`, each told by its digest, or by its name where that is certain. */
+function discloseAll(event: RecordedEvent, list: string): Disclosed {
+  const texts = splitDisclosures(list);
+  const members = texts.map(openDisclosure);
+  const certain = placeByName(event, members);
+  if (certain !== null) return certain;
+  const source = new Set(event.source._sd);
+  const data = new Set(Array.isArray(event.data['_sd']) ? event.data['_sd'].map(String) : []);
+  const digests = texts.map(digestOf);
+  return {
+    source: members.filter((_, index) => source.has(digests[index] ?? '')),
+    data: members.filter((_, index) => data.has(digests[index] ?? '')),
+  };
+}
+
+/**
+ * Spares the hashes of an ordinary event. When as many members are disclosed as were committed, nothing is
+ * erased; when one of them is called as each of the source's is, it is the source's, which commits
+ * all of its members or none. Anything else is null, and left to the digests.
+ */
+function placeByName(event: RecordedEvent, members: readonly Member[]): Disclosed | null {
+  const committed = event.data['_sd'];
+  const inData = Array.isArray(committed) ? committed.length : 0;
+  if (event.source._sd?.length !== SOURCE_MEMBERS.length || '_sd' in event.resource) return null;
+  if (members.length !== SOURCE_MEMBERS.length + inData) return null;
+  const source = members.filter(({ name }) => isSourceMember(name));
+  if (source.length !== SOURCE_MEMBERS.length || source[0]?.name === source[1]?.name) return null;
+  return { source, data: members.filter(({ name }) => !isSourceMember(name)) };
 }
 
 const SOURCE_MEMBERS = ['ip', 'user_agent'] as const;
+const isSourceMember = (name: string): name is (typeof SOURCE_MEMBERS)[number] =>
+  name === 'ip' || name === 'user_agent';
 
 function readSource(
   { source }: RecordedEvent,
@@ -116,11 +143,10 @@ function readSource(
     return read;
   }
   const found = new Set<string>();
-  for (const digest of source._sd) {
-    const member = disclosed.get(digest);
-    if (member?.name !== 'ip' && member?.name !== 'user_agent') continue;
-    found.add(member.name);
-    read[member.name] = typeof member.value === 'string' ? member.value : null;
+  for (const { name, value } of disclosed.source) {
+    if (!isSourceMember(name)) continue;
+    found.add(name);
+    read[name] = typeof value === 'string' ? value : null;
   }
   for (const member of SOURCE_MEMBERS) if (!found.has(member)) erased.push(`source.${member}`);
   return read;
@@ -134,13 +160,8 @@ function readData(
   const { _sd: digests, ...data } = event.data;
   if (!Array.isArray(digests)) return data;
   const read: Record<string, Json | undefined> = data;
-  let missing = 0;
-  for (const digest of digests) {
-    const member = disclosed.get(String(digest));
-    if (member === undefined) missing += 1;
-    else read[member.name] = member.value;
-  }
-  if (missing === 0) return read;
+  for (const { name, value } of disclosed.data) read[name] = value;
+  if (disclosed.data.length === digests.length) return read;
   // An event commits all personal members of its type or none, so what is not here was erased. A type
   // that this release does not know can only be counted.
   const known = EVENT_TYPES[event.type as keyof typeof EVENT_TYPES] as
