@@ -267,9 +267,7 @@ function settingsIn(body: Partial<Change>): Partial<MailDomainSettings> {
     updated_at: _u,
     ...settings
   } = body;
-  return Object.fromEntries(
-    Object.entries(settings).filter(([, value]) => value !== undefined),
-  ) as Partial<MailDomainSettings>;
+  return Object.fromEntries(Object.entries(settings).filter(([, value]) => value !== undefined));
 }
 
 async function findVisible(
