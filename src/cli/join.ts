@@ -6,9 +6,9 @@ import { type EmbeddedPostgres, startEmbeddedPostgres } from '../db/embedded.ts'
 import { LOCKS, trySessionLock } from '../db/lock.ts';
 import { inspect } from '../db/open.ts';
 import { openClient, openPool } from '../db/pool.ts';
-import { isConnectionError } from '../eventlog/append-batch.ts';
 import type { EventLog } from '../eventlog/eventlog.ts';
 import { openEventLog } from '../eventlog/open.ts';
+import { isConnectionError } from '../eventlog/unavailable.ts';
 import { CliError, EXIT } from './command.ts';
 import { dataDirOf } from './server-of.ts';
 

@@ -1,9 +1,9 @@
 import pg from 'pg';
-import { DomainError } from '../domain/errors.ts';
 import { encodeArray } from './binary-array.ts';
 import type { AppendOutcome, ExpectedRevision } from './eventlog.ts';
 import type { AppendBatch, PreparedCommand } from './group-commit.ts';
 import type { PreparedEvent } from './line.ts';
+import { isConnectionError, unavailable } from './unavailable.ts';
 
 const CALL = {
   name: 'append_batch',
@@ -69,29 +69,6 @@ export function appender(connect: () => pg.Client): Appender {
     close: drop,
   };
 }
-
-/**
- * True when the database could not be reached or went away, so that the same call may succeed later:
- * SQLSTATE classes 08 (connection), 57P (shutdown, crash, starting up), 57014 (time limit) and 53 (out of
- * resources), or
- * no SQLSTATE at all.
- */
-export function isConnectionError(error: unknown): boolean {
-  if (error instanceof pg.DatabaseError) return /^(08|57P|57014|53)/.test(error.code ?? '');
-  if (!(error instanceof Error)) return false;
-  const code = (error as NodeJS.ErrnoException).code ?? '';
-  return (
-    ['ECONNREFUSED', 'ECONNRESET', 'EPIPE', 'ENOENT', 'ETIMEDOUT', 'EACCES'].includes(code) ||
-    /Connection terminated|connection timeout|timeout exceeded|not queryable|Client was closed|has already been connected/i.test(
-      error.message,
-    )
-  );
-}
-
-export const unavailable = (): DomainError =>
-  new DomainError('unavailable', 'The database cannot be reached; try again.', {
-    retry_after_seconds: 1,
-  });
 
 type Row = [number, AppendOutcome['kind'], string, string | null, string | null];
 

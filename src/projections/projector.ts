@@ -1,6 +1,6 @@
 import type pg from 'pg';
-import { isConnectionError } from '../eventlog/append-batch.ts';
 import type { EventLog, Position, StoredEvent } from '../eventlog/eventlog.ts';
+import { isConnectionError } from '../eventlog/unavailable.ts';
 import { type RecordedEvent, readLine } from '../eventlog/upcast.ts';
 import { type ProjectionStatus, readStatus } from './projection-status.ts';
 
