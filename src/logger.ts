@@ -1,6 +1,9 @@
 import { type Logger, pino } from 'pino';
 
-/** Where secrets could stand in what is logged; their values are replaced. */
+/** Where PostgreSQL tells the values of the row, or of the statement, that it refused. */
+const ROW_VALUES = ['detail', 'where', 'internalQuery'];
+
+/** Where secrets and personal values could stand in what is logged; they are replaced. */
 const REDACT = [
   'key',
   '*.key',
@@ -14,6 +17,7 @@ const REDACT = [
   '*.*["x-api-key"]',
   'err.client',
   'err.parameters',
+  ...ROW_VALUES.flatMap((member) => [`err.${member}`, `err.aggregateErrors[*].${member}`]),
 ];
 
 const SECRET = /nmg_[0-9a-f]{16,64}|(postgres(?:ql)?:\/\/[^:/\s]+:)[^@\s]+@/g;

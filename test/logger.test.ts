@@ -1,3 +1,4 @@
+import pg from 'pg';
 import { describe, expect, it } from 'vitest';
 import { createLogger } from '../src/logger.ts';
 
@@ -30,5 +31,26 @@ describe('the log', () => {
   it('never holds the password of a database URL', () => {
     const line = lineOf((log) => log.error('postgres://mailguard:s3cret@localhost/x failed'));
     expect(line).not.toContain('s3cret');
+  });
+
+  it('never holds what a row held that the database refused', () => {
+    const refused = Object.assign(new pg.DatabaseError('duplicate key', 0, 'error'), {
+      code: '23505',
+      constraint: 'credentials_pkey',
+      detail: 'Key (subject)=(anna@example.com) already exists.',
+      where: 'COPY credentials, line 1: "anna@example.com"',
+      internalQuery: "select 'anna@example.com'",
+    });
+    const several = new AggregateError([refused], 'two went wrong');
+    for (const err of [refused, several]) {
+      const line = lineOf((log) => log.error({ err }, 'x'));
+      expect(line).not.toContain('anna');
+      expect(line).toContain('credentials_pkey');
+    }
+  });
+
+  it('says nothing of values where the database told none', () => {
+    const err = new pg.DatabaseError('deadlock detected', 0, 'error');
+    expect(lineOf((log) => log.error({ err }, 'x'))).not.toContain('redacted');
   });
 });
