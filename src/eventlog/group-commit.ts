@@ -28,7 +28,15 @@ const QUEUE_BYTES_MAX = 134_217_728;
 const RETRY_AFTER_SECONDS = 1;
 
 type Waiting = PreparedCommand &
-  Readonly<{ resolve: (outcome: AppendOutcome) => void; reject: (error: unknown) => void }>;
+  Readonly<{
+    /** Its place among all commands. */
+    arrival: number;
+    resolve: (outcome: AppendOutcome) => void;
+    reject: (error: unknown) => void;
+  }> & {
+    /** The command of the same stream that waits for this one. */
+    next: Waiting | null;
+  };
 
 /**
  * One batch is in flight at a time and takes whatever queued up meanwhile: no timer, so a lone
@@ -36,16 +44,15 @@ type Waiting = PreparedCommand &
  * stored fails alone. The queue is bounded; above it `append` rejects with `unavailable`.
  */
 export function groupCommit(appendBatch: AppendBatch): GroupCommit {
-  const queue: Waiting[] = [];
-  let queuedBytes = 0;
+  const queue = commandQueue();
+  let arrivals = 0;
   let running: Promise<void> | null = null;
   let inFlight = 0;
   let isClosed = false;
 
   async function drain(): Promise<void> {
-    while (queue.length > 0) {
-      const batch = takeBatch(queue);
-      for (const command of batch) queuedBytes -= command.bytes;
+    while (queue.count() > 0) {
+      const batch = queue.takeBatch();
       inFlight = batch.length;
       await settle(appendBatch, batch);
       inFlight = 0;
@@ -56,7 +63,7 @@ export function groupCommit(appendBatch: AppendBatch): GroupCommit {
   return {
     append(command) {
       if (isClosed) return Promise.reject(new DomainError('unavailable', 'The log is closing.'));
-      if (queue.length >= QUEUE_COMMANDS_MAX || queuedBytes >= QUEUE_BYTES_MAX) {
+      if (queue.count() >= QUEUE_COMMANDS_MAX || queue.bytes() >= QUEUE_BYTES_MAX) {
         return Promise.reject(
           new DomainError('unavailable', 'Too many commands wait for the log; try again.', {
             retry_after_seconds: RETRY_AFTER_SECONDS,
@@ -64,13 +71,13 @@ export function groupCommit(appendBatch: AppendBatch): GroupCommit {
         );
       }
       return new Promise((resolve, reject) => {
-        queue.push({ ...command, resolve, reject });
-        queuedBytes += command.bytes;
+        arrivals += 1;
+        queue.push({ ...command, arrival: arrivals, resolve, reject, next: null });
         // Begun in a microtask, so that commands of one turn of the event loop share a batch.
         running ??= Promise.resolve().then(drain);
       });
     },
-    depth: () => queue.length + inFlight,
+    depth: () => queue.count() + inFlight,
     async close() {
       isClosed = true;
       await running;
@@ -79,39 +86,66 @@ export function groupCommit(appendBatch: AppendBatch): GroupCommit {
 }
 
 /**
- * The next batch: commands in order, each stream and each first event id at most once, since one
- * call judges all its commands against the log as it was. Others keep their place in the queue.
+ * Commands in order of arrival. Only the first of each stream stands in line, the others behind it, so
+ * that a batch looks at none that it could not take, however many wait for one stream.
  */
-function takeBatch(queue: Waiting[]): Waiting[] {
-  const batch: Waiting[] = [];
-  const kept: Waiting[] = [];
-  const streams = new Set<string>();
-  const firsts = new Set<string>();
-  let events = 0;
+function commandQueue() {
+  let line: Waiting[] = [];
+  const lastOf = new Map<string, Waiting>();
+  let count = 0;
   let bytes = 0;
-  let scanned = 0;
-  for (const command of queue) {
-    const isFull =
-      batch.length > 0 &&
-      (events + command.events.length > BATCH_EVENTS_MAX ||
-        bytes + command.bytes > BATCH_BYTES_MAX);
-    if (isFull) break;
-    scanned += 1;
-    const first = command.events[0]?.eventId ?? '';
-    if (streams.has(command.stream) || firsts.has(first)) {
-      kept.push(command);
-      // A later command of this stream must not overtake this one.
-      streams.add(command.stream);
-      continue;
+
+  /** Takes commands out of the line, and lets those behind them step in where they belong. */
+  function leave(taken: readonly Waiting[], left: Waiting[]): void {
+    const freed: Waiting[] = [];
+    for (const command of taken) {
+      count -= 1;
+      bytes -= command.bytes;
+      if (command.next === null) lastOf.delete(command.stream);
+      else freed.push(command.next);
     }
-    streams.add(command.stream);
-    firsts.add(first);
-    events += command.events.length;
-    bytes += command.bytes;
-    batch.push(command);
+    // Two sorted runs at most, but for the few that were freed: that is a merge, not a sort.
+    line = freed.length === 0 ? left : [...freed, ...left].sort((a, b) => a.arrival - b.arrival);
   }
-  queue.splice(0, scanned, ...kept);
-  return batch;
+
+  return {
+    count: () => count,
+    bytes: () => bytes,
+    push(command: Waiting): void {
+      count += 1;
+      bytes += command.bytes;
+      const last = lastOf.get(command.stream);
+      lastOf.set(command.stream, command);
+      if (last === undefined) line.push(command);
+      else last.next = command;
+    },
+    /**
+     * The next batch: commands in order, each stream and each first event id at most once, since one
+     * call judges all its commands against the log as it was. Others keep their place.
+     */
+    takeBatch(): readonly Waiting[] {
+      const batch: Waiting[] = [];
+      const twins: Waiting[] = [];
+      const firsts = new Set<string>();
+      const size = { events: 0, bytes: 0 };
+      for (const command of line) {
+        const first = command.events[0]?.eventId ?? '';
+        if (firsts.has(first)) {
+          twins.push(command);
+          continue;
+        }
+        const events = size.events + command.events.length;
+        const isFull = events > BATCH_EVENTS_MAX || size.bytes + command.bytes > BATCH_BYTES_MAX;
+        if (isFull && batch.length > 0) break;
+        firsts.add(first);
+        size.events = events;
+        size.bytes += command.bytes;
+        batch.push(command);
+      }
+      leave(batch, [...twins, ...line.slice(batch.length + twins.length)]);
+      return batch;
+    },
+  };
 }
 
 /** Ends every command of a batch, halving it on failure until only the culprit fails. */

@@ -154,6 +154,36 @@ describe('groupCommit', () => {
     }
   });
 
+  it('looks at a command a few times only, however many wait for its stream', async () => {
+    const store = recordingBatches();
+    const { append } = groupCommit(store.appendBatch);
+    const [event] = aCommand().events;
+    let looks = 0;
+    const commands = Array.from({ length: 3_000 }, (_, n) => {
+      const events = Object.defineProperty([], '0', {
+        enumerable: true,
+        get() {
+          looks += 1;
+          return { ...event, eventId: `hot-${n}` };
+        },
+      }) as unknown as PreparedCommand['events'];
+      return aCommand({ stream: 'hot', events });
+    });
+    await Promise.all(commands.map(append));
+    expect(store.batches).toHaveLength(commands.length);
+    expect(looks).toBeLessThanOrEqual(4 * commands.length);
+  });
+
+  it('lets nobody overtake: what a stream held back goes by its arrival', async () => {
+    const store = recordingBatches();
+    const { append } = groupCommit(store.appendBatch);
+    const large = (stream: string) => aCommand({ stream, count: 400 });
+    const streams = ['a', 'a', 'b', 'c', 'd', 'a', 'e', 'b', 'f'];
+    await Promise.all(streams.map((stream) => append(large(stream))));
+    const batches = store.batches.map((batch) => batch.map(({ stream }) => stream).join(''));
+    expect(batches).toEqual(['ab', 'ac', 'da', 'eb', 'f']);
+  });
+
   it('fails only the poison of a batch, in few calls', async () => {
     const store = recordingBatches();
     let calls = 0;
