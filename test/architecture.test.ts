@@ -38,10 +38,17 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
 };
 
 const roomOf = (file: string) => file.split('/')[0] ?? '';
+const IMPORTS =
+  /^(?:import|export)[^;]*?from '([^']+)';|^import '([^']+)';|\bimport\(\s*'([^']+)'/gms;
+/** Everything that a file imports, also while it runs. */
 const importsOf = (text: string) =>
-  [...text.matchAll(/^(?:import|export)[^;]*?from '([^']+)';|^import '([^']+)';/gms)].map(
-    (match) => match[1] ?? match[2] ?? '',
-  );
+  [...text.matchAll(IMPORTS)].map(([, from, bare, dynamic]) => from ?? bare ?? dynamic ?? '');
+const importersOf = (target: string) =>
+  files
+    .filter(({ file, text }) =>
+      importsOf(text).some((name) => join(dirname(file), name) === target),
+    )
+    .map(({ file }) => file);
 
 /** Every import that the allow-list does not have, as `file -> imported`. */
 function offences(sources: readonly { file: string; text: string }[]): string[] {
@@ -68,6 +75,22 @@ describe('the house', () => {
     expect(offences([node])).toHaveLength(1);
   });
 
+  it.each([
+    ['at run time', "  const { a } = await import('../eventlog/eventlog.ts');"],
+    ['over two lines', "  const { a } = await import(\n    '../eventlog/eventlog.ts'\n  );"],
+    ['for a type', "type A = import('../eventlog/eventlog.ts').A;"],
+    ['again, to pass it on', "export { a } from '../eventlog/eventlog.ts';"],
+  ])('would notice one that is made %s', (_, text) => {
+    expect(offences([{ file: 'domain/x.ts', text }])).toEqual([
+      'domain/x.ts -> eventlog/eventlog.ts',
+    ]);
+  });
+
+  it('computes the name of an import for the installed PostgreSQL alone', () => {
+    const computing = files.filter(({ text }) => /\bimport\(\s*[^'\s]/.test(text));
+    expect(computing.map(({ file }) => file)).toEqual(['db/embedded-binaries.ts']);
+  });
+
   it('knows every room', () => {
     expect([...new Set(files.map(({ file }) => roomOf(file)))].sort()).toEqual(
       Object.keys(MAY_IMPORT).sort(),
@@ -75,15 +98,11 @@ describe('the house', () => {
   });
 
   it('is entered by main.ts alone: nothing but the command line imports it', () => {
-    const importers = files.filter(({ text }) => /from '(\.\.\/|\.\/)+main\.ts'/.test(text));
-    expect(importers.map(({ file }) => roomOf(file))).toEqual(importers.map(() => 'cli'));
+    expect(importersOf('main.ts')).toEqual(['cli/serve.ts']);
   });
 
   it('chooses an adapter of the log in eventlog/open.ts alone', () => {
-    const importers = files.filter(({ text }) =>
-      /from '[^']*eventlog\/postgres\.ts'|from '\.\/postgres\.ts'/.test(text),
-    );
-    expect(importers.map(({ file }) => file)).toEqual(['eventlog/open.ts']);
+    expect(importersOf('eventlog/postgres.ts')).toEqual(['eventlog/open.ts']);
   });
 
   it('reads the environment in config.ts alone', () => {
