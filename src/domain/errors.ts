@@ -26,9 +26,13 @@ export type ErrorCode =
   | 'unsupported_media_type'
   | 'unknown_mail_domain'
   | 'idempotency_mismatch'
+  | 'no_route'
+  | 'not_a_message'
+  | 'foreign_recipients'
   | 'rate_limited'
   | 'headers_too_large'
   | 'internal'
+  | 'quarantine_full'
   | 'unavailable';
 
 /** A refusal that its caller can understand and mend; anything else that is thrown is a bug. */
