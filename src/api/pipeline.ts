@@ -20,6 +20,7 @@ import {
   sendEnvelope,
   sendText,
 } from './envelope.ts';
+import { STATUS } from './error-status.ts';
 import { idempotent } from './idempotency.ts';
 import { invalid, parseInput, parseQuery } from './input.ts';
 import { rateLimitHeaders } from './rate-limiter.ts';
@@ -68,14 +69,14 @@ export async function runRoute(
   params: unknown,
 ): Promise<void> {
   exchange.route = route;
-  const { request, response } = exchange;
+  const { request } = exchange;
   try {
     permit(context, route, exchange);
     requireAcceptable(route, request);
     const input = parseInput(route, {
       params,
       query: parseQuery(request),
-      body: await readBody(route, request, response),
+      body: await readBody(route, request),
     });
     const call = toCall(context, exchange, input);
     if (route.method === 'post') await runIdempotently(context, route, exchange, call);
@@ -102,7 +103,8 @@ export function sendError(context: Context, exchange: Exchange, thrown: unknown)
   const retryAfter = retryAfterOf(error);
   if (retryAfter !== null) response.setHeader('Retry-After', String(retryAfter));
   // What is left of a body that was not read must not be taken for the next request.
-  if (!request.complete && hasBody(request)) response.setHeader('Connection', 'close');
+  const isLeft = hasBody(request) && (!request.complete || status === STATUS.payload_too_large);
+  if (isLeft) response.setHeader('Connection', 'close');
   countUse(context, exchange, status);
   sendEnvelope(request, response, status, envelope);
 }
