@@ -51,14 +51,17 @@ export async function reserveIdempotencyKey(
   return { kind: 'run', commandId: row.command_id };
 }
 
-/** Keeps the first answer, whose names belong to `subject` (null: to nobody). */
+/** Keeps the first answer, whose names belong to `subject` (null: to nobody) unless that is erased. */
 export async function completeIdempotencyKey(
   pool: pg.Pool,
   id: IdempotencyId,
   answer: Readonly<{ status: number; body: string; subject: string | null }>,
 ): Promise<void> {
+  // The lock makes an erasure wait, which then finds the answer; after one there is nothing to lock.
   await pool.query(
-    `update idempotency_keys set status = $5, body = $6, subject = $7
+    `with living as (select from credentials where subject = $7 for share)
+     update idempotency_keys set status = $5, subject = $7,
+       body = case when $7::text is null or exists (select from living) then $6 end
      where principal = $1 and method = $2 and path = $3 and key = $4`,
     [id.principal, id.method, id.path, id.key, answer.status, answer.body, answer.subject],
   );
