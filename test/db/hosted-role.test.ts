@@ -1,0 +1,80 @@
+import { randomBytes } from 'node:crypto';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { issueApiKey } from '../../src/secrets.ts';
+import { asAdmin } from '../support/database.ts';
+import { startTestGateway } from '../support/gateway.ts';
+import { ask, makeTemporary, removeTemporary, start, stopAll } from './embedded-support.ts';
+
+// Roles belong to a whole server, so these have one to themselves; the tests build on each other.
+let serverUrl: string;
+beforeAll(async () => {
+  serverUrl = (await start(await makeTemporary())).url;
+});
+afterAll(async () => {
+  await stopAll();
+  await removeTemporary();
+});
+
+/** A database as a host gives it away: owned by a role that can make databases, and is no superuser. */
+async function giveDatabase(name: string, owner: string): Promise<string> {
+  await asAdmin(serverUrl, `create database ${name} owner ${owner}`);
+  const url = new URL(serverUrl);
+  url.username = owner;
+  url.password = 'hosted';
+  url.pathname = `/${name}`;
+  return url.href;
+}
+const makeRole = (name: string, rights: string) =>
+  asAdmin(serverUrl, `create role ${name} login nosuperuser ${rights} password 'hosted'`);
+
+/** Starts on a database, makes a key, and tells as whom it works. */
+async function serveOn(databaseUrl: string) {
+  const t = await startTestGateway({ config: { databaseUrl }, ...secrets });
+  try {
+    const ready = await t.send('GET', '//readyz', { key: null });
+    const { key } = await t.createKey();
+    const { pool, warnings } = t.gateway.context;
+    const { rows } = await pool.query<{ as: string }>('select current_user as as');
+    return {
+      ready: ready.body.data.ready,
+      opens: (await t.send('GET', '/domains', { key })).status,
+      worksAs: rows[0]?.as,
+      warnings,
+    };
+  } finally {
+    await t.close();
+  }
+}
+/** The same at each start. */
+const secrets = { masterKey: randomBytes(32), bootstrapKey: issueApiKey() };
+const served = { ready: true, opens: 200 };
+const unprotected = [expect.stringContaining('mailguard_app')];
+
+describe('a database whose owner is no superuser', () => {
+  it('is served under its own role where it may not make one, with a warning', async () => {
+    await makeRole('plain', 'nocreaterole');
+    const url = await giveDatabase('plain_one', 'plain');
+    expect(await serveOn(url)).toEqual({ ...served, worksAs: 'plain', warnings: unprotected });
+    await expect(ask(url, 'delete from eventlog.events')).rejects.toThrow(/append-only/);
+  });
+
+  it('is served under the role that cannot change the log where the owner may make it', async () => {
+    await makeRole('maker', 'createrole');
+    const url = await giveDatabase('maker_one', 'maker');
+    expect(await serveOn(url)).toEqual({ ...served, worksAs: 'mailguard_app', warnings: [] });
+    // At the next start, and for a second database of theirs, the role is there.
+    expect(await serveOn(url)).toMatchObject({ ...served, worksAs: 'mailguard_app' });
+    const second = await giveDatabase('maker_two', 'maker');
+    expect(await serveOn(second)).toMatchObject({ ...served, worksAs: 'mailguard_app' });
+  });
+
+  it("is served under its own role where the other one is a neighbour's", async () => {
+    await makeRole('neighbour', 'createrole');
+    const url = await giveDatabase('neighbour_one', 'neighbour');
+    const expected = { ...served, worksAs: 'neighbour', warnings: unprotected };
+    expect(await serveOn(url)).toEqual(expected);
+    // Since PostgreSQL 16 a member need not be allowed to become what it is a member of.
+    await asAdmin(serverUrl, 'grant mailguard_app to neighbour with inherit true, set false');
+    expect(await serveOn(url)).toEqual(expected);
+  });
+});
