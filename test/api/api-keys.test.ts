@@ -583,6 +583,7 @@ describe('GET /auth/api-keys/{id}/activity', () => {
     expect(await statusFor({ scope: 'read-only', mail_domain: own.name })).toBe(404);
     expect(await statusFor({ scope: 'quarantine-only' })).toBe(404);
     expect(await statusFor({ scope: 'domain-admin', mail_domain: own.name })).toBe(404);
+    expect(await statusFor({ scope: 'full-admin', mail_domain: own.name })).toBe(404);
   });
 
   it('404: a key that never was', async () => {
