@@ -52,8 +52,10 @@ export function gaugeOf(
     registers: [registry],
     async collect() {
       this.reset();
-      // A figure that cannot be had now is left out; the others matter the more.
-      await (async () => collect(this))().catch(() => undefined);
+      // A figure that cannot be had now is left out, where its 0 would be a lie; the others matter the more.
+      await (async () => collect(this))().catch(() => {
+        if (options.labelNames === undefined) this.remove();
+      });
     },
   });
 }

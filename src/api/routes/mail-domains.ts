@@ -216,6 +216,8 @@ async function change(
   call: Call<{ id: number }, unknown, Change>,
 ): Promise<Answer<z.input<typeof MailDomainView>>> {
   const { body, meta, commandId } = call;
+  // What is compared with the row must not be compared with an older one.
+  await context.projector.caughtUp((await context.log.head()).position, ['mail_domains']);
   const row = await findVisible(context, call.principal, call.params.id);
   const before = await viewMailDomain(context, row);
   requireUnchanged(before, body);
@@ -235,6 +237,11 @@ async function change(
     ifRevision: call.ifMatch,
   });
   const isVisible = await context.projector.caughtUp(handled.position ?? 0n, ['mail_domains']);
+  const after = isVisible ? await findMailDomain(context.pool, row.id) : null;
+  // Others may have changed other members meanwhile: the answer is one state, with its own revision.
+  if (after !== null) {
+    return { data: await viewMailDomain(context, after), revision: after.revision };
+  }
   return {
     data: {
       ...before,
