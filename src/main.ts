@@ -33,6 +33,7 @@ import {
 import { reapplyErasures } from './projections/erasures.ts';
 import { projectionsOf } from './projections/list.ts';
 import { loadLiveKeys } from './projections/live-keys.ts';
+import { mailDomainHistory } from './projections/mail-domain-history.ts';
 import { type Projector, startProjector } from './projections/projector.ts';
 import { purgeDenials } from './projections/rate-limits.ts';
 import { startPeriodicJobs } from './scheduler/periodic.ts';
@@ -123,6 +124,7 @@ export async function startGateway(
       validateReplies,
       auditTrail: createAuditTrail(log, clock),
       cursors: createCursors(log.identity, secrets.cursorKey),
+      mailDomainHistory: mailDomainHistory(log),
       metrics: createMetrics(),
       onStop: stopping.onStop,
       isStopping: stopping.isStopping,

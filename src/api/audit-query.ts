@@ -5,7 +5,7 @@ import type { Viewer } from '../projections/audit-lines.ts';
 import type { Context } from './context.ts';
 import type { Bound } from './cursor.ts';
 import { invalid } from './input.ts';
-import { findMailDomainId } from './mail-domain-name.ts';
+import { mailDomainStream, normaliseMailDomainName } from './mail-domain-name.ts';
 import { PositionText, Timestamp } from './schemas.ts';
 import { z } from './zod.ts';
 
@@ -33,12 +33,10 @@ export const AuditQuery = z.strictObject({
   action: listOf(/^[a-z_]+(\.[a-z_]+)*(\.\*)?$/, 'an event type, or a prefix with a star')
     .optional()
     .openapi({ description: 'Event types, comma-separated; `api_key.*` takes a prefix.' }),
-  domain: z
-    .string()
-    .min(1)
-    .max(253)
-    .optional()
-    .openapi({ description: 'A mail domain: its name, or its id (also of a deleted one).' }),
+  domain: z.string().min(1).max(253).optional().openapi({
+    description:
+      'A mail domain by its id, or by a name: then every mail domain that ever had the name.',
+  }),
   outcome: listOf(/^(success|failure|denied)$/, 'success, failure or denied').optional(),
   cursor: z
     .string()
@@ -90,13 +88,18 @@ export async function resolveReading(
   }
   if (query.form === 'evidence') requireEvidence(principal);
   const { log, cursors } = context;
-  const filter = await toFilter(context, query, principal);
+  // The head first: what a name meant until then is all that can stand below it.
   const head = await log.head();
+  const mailDomain =
+    query.domain === undefined ? null : await resolveDomain(context, query.domain, principal);
+  const rest = toFilter(query, principal);
+  const filter = mailDomain === null ? rest : { ...rest, mailDomains: mailDomain.ids };
   const window = {
     ...(query.from === undefined ? {} : { from: query.from }),
     ...(query.to === undefined ? {} : { to: query.to }),
   };
-  const bound = cursors.bind({ ...filter, ...window }, principal);
+  const meant = mailDomain === null ? rest : { ...rest, mailDomain: mailDomain.meant };
+  const bound = cursors.bind({ ...meant, ...window }, principal);
   const started = startOf(context, query, bound, head.position);
   const from = query.from === undefined ? 0n : await log.positionBefore(query.from);
   const to = query.to === undefined ? head.position : await log.positionBefore(query.to);
@@ -141,15 +144,9 @@ function startOf(
   return 0n;
 }
 
-async function toFilter(
-  context: Context,
-  query: AuditQueryInput,
-  principal: Principal,
-): Promise<LogFilter> {
+function toFilter(query: AuditQueryInput, principal: Principal): LogFilter {
   const types = query.action?.filter((action) => !action.endsWith('*'));
   const prefixes = query.action?.filter((action) => action.endsWith('*'));
-  const mailDomain =
-    query.domain === undefined ? undefined : await resolveDomain(context, query.domain, principal);
   return {
     ...(types === undefined ? {} : { types }),
     ...(prefixes === undefined || prefixes.length === 0
@@ -160,21 +157,26 @@ async function toFilter(
     ...(query.resource === undefined ? {} : { resources: query.resource }),
     ...(query.resource_type === undefined ? {} : { resourceTypes: query.resource_type }),
     ...(query.outcome === undefined ? {} : { outcomes: query.outcome }),
-    ...(mailDomain === undefined ? {} : { mailDomain }),
     ...(isNarrowed(principal) ? { visibleTo: String(principal.mailDomain ?? 0) } : {}),
   };
 }
 
+/** The mail domains to read, and what a cursor is bound to instead of them: it outlives them. */
 async function resolveDomain(
-  context: Context,
+  { secrets, mailDomainHistory }: Context,
   given: string,
   principal: Principal,
-): Promise<string> {
+): Promise<Readonly<{ ids: readonly string[]; meant: string }>> {
   const unknown = new DomainError('unknown_mail_domain', 'There is no such mail domain.');
   const isId = /^[1-9]\d{0,15}$/.test(given);
-  const id = isId ? Number(given) : await findMailDomainId(context, given);
-  if (id === null || !Number.isSafeInteger(id)) throw unknown;
+  if (isId && !Number.isSafeInteger(Number(given))) throw unknown;
+  const name = isId ? null : normaliseMailDomainName(given);
+  if (!isId && name === null) throw unknown;
+  const meant = name === null ? given : mailDomainStream(secrets, name);
+  const known = name === null ? [given] : await mailDomainHistory(meant);
   // For a narrowed reader every other mail domain is as unknown as one that never was.
-  if (isNarrowed(principal) && id !== principal.mailDomain) throw unknown;
-  return String(id);
+  const own = String(principal.mailDomain ?? 0);
+  const ids = isNarrowed(principal) ? known.filter((id) => id === own) : known;
+  if (ids.length === 0) throw unknown;
+  return { ids, meant };
 }

@@ -4,6 +4,7 @@ import type { Clock } from '../clock.ts';
 import type { Config } from '../config.ts';
 import type { EventLog, EventMeta } from '../eventlog/eventlog.ts';
 import type { LiveKeys } from '../projections/live-keys.ts';
+import type { MailDomainHistory } from '../projections/mail-domain-history.ts';
 import type { Projector } from '../projections/projector.ts';
 import type { Secrets } from '../secrets.ts';
 import type { Activity } from './activity.ts';
@@ -25,6 +26,7 @@ export type Context = Readonly<{
   activity: Activity;
   auditTrail: AuditTrail;
   cursors: Cursors;
+  mailDomainHistory: MailDomainHistory;
   secrets: Secrets;
   metrics: Metrics;
   /** The rest of a mail domain's deletion, done by a reactor. */

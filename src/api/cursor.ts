@@ -7,8 +7,15 @@ import type { LogFilter, LogIdentity, Position } from '../eventlog/eventlog.ts';
 /** What a cursor is good for, beside its position. */
 export type Bound = Readonly<{ filterHash: Buffer }>;
 
+/**
+ * A filter as its reader means it. `mailDomain` is an id, or the stream of a name: that stays what it is
+ * when the name is deleted or registered again, and tells nobody the name.
+ */
+type CursorFilter = Omit<LogFilter, 'mailDomains'> &
+  Readonly<{ mailDomain?: string; from?: string; to?: string }>;
+
 export type Cursors = Readonly<{
-  bind: (filter: LogFilter & { from?: string; to?: string }, principal: Principal) => Bound;
+  bind: (filter: CursorFilter, principal: Principal) => Bound;
   encode: (bound: Bound, position: Position) => string;
   /** The position a cursor stands on, or the documented refusal. */
   decode: (bound: Bound, cursor: string, head: Position) => Position;

@@ -72,7 +72,7 @@ export type StoredEvent = Readonly<{
 }>;
 
 /**
- * Narrows a read; every member that is given must match, and of a list one value. `mailDomain` and
+ * Narrows a read; every member that is given must match, and of a list one value. `mailDomains` and
  * `visibleTo` are ids, `actors` and `resources` are `type:id`.
  */
 export type LogFilter = Readonly<{
@@ -82,8 +82,8 @@ export type LogFilter = Readonly<{
   actorTypes?: readonly string[];
   resources?: readonly string[];
   resourceTypes?: readonly string[];
-  mailDomain?: string;
-  /** A second one, for readers that are narrowed and also filter. */
+  mailDomains?: readonly string[];
+  /** One more, for readers that are narrowed and also filter. */
   visibleTo?: string;
   outcomes?: readonly string[];
 }>;

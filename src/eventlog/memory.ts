@@ -154,7 +154,8 @@ function matches(filter: LogFilter, event: RecordedEvent): boolean {
       ? among(filter.types, event.type)
       : filter.typePrefixes.some((prefix) => event.type.startsWith(prefix)) ||
         (filter.types ?? []).includes(event.type);
-  const inDomain = (id: string | undefined) => id === undefined || event.mail_domains.includes(id);
+  const inDomain = (ids: readonly string[] | undefined) =>
+    ids === undefined || ids.some((id) => event.mail_domains.includes(id));
   return (
     typeMatches &&
     among(filter.actors, `${event.actor.type}:${event.actor.id}`) &&
@@ -162,8 +163,8 @@ function matches(filter: LogFilter, event: RecordedEvent): boolean {
     among(filter.resources, `${event.resource.type}:${event.resource.id}`) &&
     among(filter.resourceTypes, event.resource.type) &&
     among(filter.outcomes, event.outcome) &&
-    inDomain(filter.mailDomain) &&
-    inDomain(filter.visibleTo)
+    inDomain(filter.mailDomains) &&
+    inDomain(filter.visibleTo === undefined ? undefined : [filter.visibleTo])
   );
 }
 

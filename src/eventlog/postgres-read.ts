@@ -63,27 +63,20 @@ type Driver = Readonly<{
 
 /** The index to go by: the one that is likely to leave the fewest candidates. */
 function pickDriver(filter: LogFilter): Driver | null {
-  const { resources, actors, mailDomain, visibleTo, types } = filter;
+  const { resources, actors, mailDomains, visibleTo, types } = filter;
   const without = (member: keyof LogFilter): LogFilter =>
     Object.fromEntries(Object.entries(filter).filter(([name]) => name !== member));
-  const events = (
-    column: Driver['column'],
-    member: keyof LogFilter,
-    values: readonly string[],
-  ) => ({
-    table: 'events' as const,
+  const by = (column: Driver['column'], member: keyof LogFilter, values: readonly string[]) => ({
+    table: column === 'mail_domain' ? ('event_mail_domains' as const) : ('events' as const),
     column,
     values: [...new Set(values)],
     rest: without(member),
   });
-  if (usable(resources)) return events('resource', 'resources', resources);
-  if (usable(actors)) return events('actor', 'actors', actors);
-  const domain = mailDomain ?? visibleTo;
-  if (domain !== undefined) {
-    const rest = without(mailDomain === undefined ? 'visibleTo' : 'mailDomain');
-    return { table: 'event_mail_domains', column: 'mail_domain', values: [domain], rest };
-  }
-  if (usable(types)) return events('type', 'types', types);
+  if (usable(resources)) return by('resource', 'resources', resources);
+  if (usable(actors)) return by('actor', 'actors', actors);
+  if (usable(mailDomains)) return by('mail_domain', 'mailDomains', mailDomains);
+  if (visibleTo !== undefined) return by('mail_domain', 'visibleTo', [visibleTo]);
+  if (usable(types)) return by('type', 'types', types);
   return null;
 }
 
@@ -147,12 +140,12 @@ async function readMatching(
 function residualClauses(filter: LogFilter, bind: (value: unknown) => string): string[] {
   const any = (expression: string, list: readonly string[] | undefined) =>
     list === undefined ? [] : [`${expression} = any(${bind(list)}::text[])`];
-  const inDomain = (id: string | undefined) =>
-    id === undefined
+  const inDomain = (ids: readonly string[] | undefined) =>
+    ids === undefined
       ? []
       : [
           `exists (select from eventlog.event_mail_domains d
-             where d.mail_domain = ${bind(id)}::bigint and d.position = e.position)`,
+             where d.mail_domain = any(${bind(ids)}::bigint[]) and d.position = e.position)`,
         ];
   return [
     ...any('e.resource', filter.resources),
@@ -161,8 +154,8 @@ function residualClauses(filter: LogFilter, bind: (value: unknown) => string): s
     ...any("split_part(e.actor, ':', 1)", filter.actorTypes),
     ...any("split_part(e.resource, ':', 1)", filter.resourceTypes),
     ...any("(e.line::json->>'outcome')", filter.outcomes),
-    ...inDomain(filter.mailDomain),
-    ...inDomain(filter.visibleTo),
+    ...inDomain(filter.mailDomains),
+    ...inDomain(filter.visibleTo === undefined ? undefined : [filter.visibleTo]),
   ];
 }
 

@@ -182,6 +182,20 @@ describe('a cursor', () => {
     expect(await outcomeOf(`cursor=${cursors[0]}`, twin.key)).toEqual([200, null]);
   });
 
+  it('400: of a name for its id, and of an id for its name', async () => {
+    const { id, name } = await t.createDomain();
+    const [byName, byId] = [await cursorOf(`domain=${name}`), await cursorOf(`domain=${id}`)];
+    for (const [domain, cursor] of [
+      [name, byId],
+      [id, byName],
+    ]) {
+      expect(await outcomeOf(`domain=${domain}&cursor=${cursor}`)).toEqual([
+        400,
+        'cursor_filter_mismatch',
+      ]);
+    }
+  });
+
   it('409: of another log', async () => {
     const cursor = await cursorOf('limit=10', other.bootstrapKey, other);
     expect(await outcomeOf(`cursor=${cursor}`)).toEqual([409, 'cursor_log_mismatch']);
@@ -287,6 +301,67 @@ describe('what a cursor outlives', () => {
     for (const projection of projectionsOf(log)) await rebuildProjection({ pool, log }, projection);
     expect(await answers(cursors)).toEqual(before);
     expect((await read(QUERY)).text).toBe(first.text);
+  });
+
+  it('the deletion of the mail domain it is of, and another one of the same name', async () => {
+    const name = 'comes-and-goes.example';
+    const create = async () => (await t.createDomain(name)).id;
+    const change = async (id: number) =>
+      t.send('PATCH', `/domains/${id}`, { body: { active: false } });
+    const ids = [await create()];
+    const cursors = [await cursorOf(`domain=${name}&limit=1`)];
+    const expectAll = async () => {
+      const whole = await read(`domain=${name}&limit=10000`);
+      const { events } = await t.gateway.context.log.readAll({
+        after: 0n,
+        until: await headOf(t),
+        filter: { mailDomains: ids.map(String) },
+        limit: 10_000,
+      });
+      expect(positionsOf(whole)).toEqual(events.map(({ position }) => String(position)));
+      const places = [];
+      for (const cursor of cursors) {
+        const reply = await read(`domain=${name.toUpperCase()}&limit=10000&cursor=${cursor}`);
+        expect([reply.status, reply.body.error]).toEqual([200, null]);
+        const seen = positionsOf(reply);
+        expect(seen).toEqual(positionsOf(whole).slice(positionsOf(whole).length - seen.length));
+        places.push(positionsOf(whole).length - seen.length);
+      }
+      // Behind the first, the second, … event: nothing was stepped over, nothing comes again.
+      expect(places[0]).toBe(1);
+      expect(new Set(places).size).toBe(cursors.length);
+      return positionsOf(whole).length;
+    };
+    for (let round = 0; round < 2; round += 1) {
+      await change(ids.at(-1) ?? 0);
+      cursors.push(await cursorOf(`domain=${name}&limit=10000`));
+      expect((await t.send('DELETE', `/domains/${ids.at(-1)}`)).status).toBe(200);
+      await expectAll();
+      ids.push(await create());
+      await expectAll();
+    }
+    expect(new Set(ids).size).toBe(3);
+    const before = await expectAll();
+    t = await t.restart();
+    expect(await expectAll()).toBe(before);
+    const ofFirst = await read(`domain=${ids[0]}&action=mail_domain.*&limit=10000`);
+    expect(ofFirst.body.data.map(({ type }: { type: string }) => type)).toEqual([
+      'mail_domain.created',
+      'mail_domain.updated',
+      'mail_domain.deleted',
+    ]);
+  });
+
+  it('shows a narrowed reader of a name none of the mail domains that had it before', async () => {
+    const { id, name } = await t.createDomain('had-it-before.example');
+    await t.send('DELETE', `/domains/${id}`);
+    const again = await t.createDomain(name);
+    const { key } = await t.createKey({ mail_domain: name });
+    const whole = await read(`domain=${name}&limit=10000`, key);
+    const resources = whole.body.data.map(({ resource }: any) => `${resource.type}:${resource.id}`);
+    expect(resources).toContain(`mail_domain:${again.id}`);
+    expect(resources).not.toContain(`mail_domain:${id}`);
+    expect((await read(`domain=${id}`, key)).status).toBe(422);
   });
 
   it('not a restore that may have taken positions back: 409', async () => {
