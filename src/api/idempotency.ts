@@ -4,6 +4,7 @@ import {
   completeIdempotencyKey,
   eraseIdempotentAnswers,
   type IdempotencyId,
+  type KeptHeaders,
   type Reserved,
   releaseIdempotencyKey,
   reserveIdempotencyKey,
@@ -22,8 +23,10 @@ const underWay = new Set<string>();
 /** Answers that say nothing about the command, so that it may be tried again under the same key. */
 const NOT_KEPT = new Set([401, 403, 429]);
 
-type KeptAnswer = Readonly<{
+/** A first answer, as it is given again. */
+export type KeptAnswer = Readonly<{
   status: number;
+  headers: KeptHeaders;
   envelope: Envelope;
   subject: string | null;
 }>;
@@ -36,7 +39,7 @@ export type Idempotent =
       /** Call when the run has ended, whether its answer could be kept or not. */
       done: () => void;
     }>
-  | Readonly<{ kind: 'replay'; status: number; text: string }>;
+  | Readonly<{ kind: 'replay'; status: number; headers: KeptHeaders; text: string }>;
 
 /**
  * How to treat a POST that may carry `Idempotency-Key`: run it (`keep` stores its answer), or give the
@@ -80,12 +83,12 @@ export async function idempotent(
     kind: 'run',
     commandId: reserved.commandId,
     done: () => underWay.delete(runner),
-    async keep({ status, envelope, subject }) {
+    async keep({ status, headers, envelope, subject }) {
       // The command may have been recorded before the failure: its id must outlive the answer.
       if (status >= 500) return;
       if (NOT_KEPT.has(status)) return releaseIdempotencyKey(pool, id);
       const body = JSON.stringify(envelope);
-      await completeIdempotencyKey(pool, id, { status, body, subject });
+      await completeIdempotencyKey(pool, id, { status, headers, body, subject });
       // Deleted while its answer was being kept: what DELETE erased must not come back.
       const keyId = /^api_key:(\d+)$/.exec(subject ?? '')?.[1];
       if (subject !== null && keyId !== undefined && liveKeys.find(Number(keyId)) === null) {
@@ -108,6 +111,11 @@ function whatBecame(reserved: Exclude<Reserved, { kind: 'run' }>): Idempotent {
       if (reserved.body === null) {
         throw new DomainError('erased', 'What this request made was erased since.');
       }
-      return { kind: 'replay', status: reserved.status, text: reserved.body };
+      return {
+        kind: 'replay',
+        status: reserved.status,
+        headers: reserved.headers,
+        text: reserved.body,
+      };
   }
 }

@@ -9,17 +9,11 @@ import { isConnectionError, unavailable } from '../eventlog/unavailable.ts';
 import type { LiveKey } from '../projections/live-keys.ts';
 import { holdsApiKey, withoutApiKeys } from '../secrets.ts';
 import { requireAcceptable } from './accept.ts';
+import { headersOf, setHeaders, toEnvelope, toKept } from './answer.ts';
 import { authenticate } from './authenticate.ts';
 import { hasBody, readBody } from './body.ts';
 import type { Context } from './context.ts';
-import {
-  describeError,
-  type Envelope,
-  JSON_TYPE,
-  retryAfterOf,
-  sendEnvelope,
-  sendText,
-} from './envelope.ts';
+import { describeError, JSON_TYPE, retryAfterOf, sendEnvelope, sendText } from './envelope.ts';
 import { STATUS } from './error-status.ts';
 import { idempotent } from './idempotency.ts';
 import { invalid, parseInput, parseQuery } from './input.ts';
@@ -215,40 +209,23 @@ async function runIdempotently(
   const principal = key === null ? 'anonymous' : `api_key:${key.id}`;
   const use = await idempotent(context, request, { principal, path, body: call.body });
   if (use.kind === 'replay') {
-    response.setHeader('Idempotency-Replayed', 'true');
+    setHeaders(response, { ...use.headers, 'Idempotency-Replayed': 'true' });
     countUse(context, exchange, use.status);
     sendText(request, response, use.status, { text: use.text, contentType: JSON_TYPE });
     return;
   }
   try {
     const answer = await route.handle(context, { ...call, commandId: use.commandId });
-    const kept = keptAnswer(route, answer);
+    const kept = toKept(route, answer);
     if (kept !== null) await use.keep(kept);
     await sendAnswer(context, route, exchange, answer);
   } catch (error) {
     const { status, envelope } = describeError(isConnectionError(error) ? unavailable() : error);
-    await use.keep({ status, envelope, subject: null }).catch(() => undefined);
+    await use.keep({ status, headers: {}, envelope, subject: null }).catch(() => undefined);
     throw error;
   } finally {
     use.done();
   }
-}
-
-function keptAnswer(route: AnyRoute, answer: Answer<unknown>) {
-  if (answer === 'streamed' || 'text' in answer) return null;
-  const { status, envelope } = toEnvelope(route, answer);
-  const data = answer.replay === undefined ? envelope.data : answer.replay;
-  return { status, envelope: { ...envelope, data }, subject: answer.subject ?? null };
-}
-
-type DataAnswer = Extract<Answer<unknown>, { data: unknown }>;
-
-function toEnvelope(route: AnyRoute, answer: DataAnswer): { status: number; envelope: Envelope } {
-  const status = answer.status ?? route.status ?? 200;
-  const message = answer.message ?? route.message ?? 'OK';
-  const { data, dataText } = answer;
-  const text = dataText === undefined ? {} : { dataText };
-  return { status, envelope: { data, error: null, message, ...text } };
 }
 
 async function sendAnswer(
@@ -269,8 +246,7 @@ async function sendAnswer(
   }
   const { status, envelope } = toEnvelope(route, answer);
   if (context.validateReplies && status < 300) route.reply.parse(envelope.data);
-  if (answer.revision !== undefined) response.setHeader('ETag', `"${answer.revision}"`);
-  for (const [name, value] of Object.entries(answer.headers ?? {})) response.setHeader(name, value);
+  setHeaders(response, headersOf(answer));
   countUse(context, exchange, status);
   sendEnvelope(request, response, status, envelope);
 }

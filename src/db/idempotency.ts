@@ -14,7 +14,10 @@ export type Reserved =
   | Readonly<{ kind: 'in_progress' }>
   | Readonly<{ kind: 'mismatch' }>
   /** `body` is null once the names in it were erased. */
-  | Readonly<{ kind: 'replay'; status: number; body: string | null }>;
+  | Readonly<{ kind: 'replay'; status: number; headers: KeptHeaders; body: string | null }>;
+
+/** The headers of an answer that belong to what it says, by name. */
+export type KeptHeaders = Readonly<Record<string, string>>;
 
 const IDEMPOTENCY_HOURS = 24;
 
@@ -44,7 +47,9 @@ export async function reserveIdempotencyKey(
   // Released between the two statements: whoever comes next will run it.
   if (row === undefined) return { kind: 'in_progress' };
   if (!row.fingerprint.equals(run.fingerprint)) return { kind: 'mismatch' };
-  if (row.status !== null) return { kind: 'replay', status: row.status, body: row.body };
+  if (row.status !== null) {
+    return { kind: 'replay', status: row.status, headers: row.headers ?? {}, body: row.body };
+  }
   if (isUnderWay(row.runner)) return { kind: 'in_progress' };
   const taken = await pool.query(TAKE_OVER, [...key, row.runner, run.runner]);
   if (taken.rowCount !== 1) return { kind: 'in_progress' };
@@ -55,15 +60,24 @@ export async function reserveIdempotencyKey(
 export async function completeIdempotencyKey(
   pool: pg.Pool,
   id: IdempotencyId,
-  answer: Readonly<{ status: number; body: string; subject: string | null }>,
+  answer: Readonly<{ status: number; headers: KeptHeaders; body: string; subject: string | null }>,
 ): Promise<void> {
   // The lock makes an erasure wait, which then finds the answer; after one there is nothing to lock.
   await pool.query(
     `with living as (select from credentials where subject = $7 for share)
-     update idempotency_keys set status = $5, subject = $7,
+     update idempotency_keys set status = $5, subject = $7, headers = $8,
        body = case when $7::text is null or exists (select from living) then $6 end
      where principal = $1 and method = $2 and path = $3 and key = $4`,
-    [id.principal, id.method, id.path, id.key, answer.status, answer.body, answer.subject],
+    [
+      id.principal,
+      id.method,
+      id.path,
+      id.key,
+      answer.status,
+      answer.body,
+      answer.subject,
+      answer.headers,
+    ],
   );
 }
 
@@ -95,6 +109,7 @@ type Row = {
   command_id: string;
   runner: string;
   status: number | null;
+  headers: KeptHeaders | null;
   body: string | null;
 };
 
@@ -105,7 +120,7 @@ const INSERT = `
   on conflict (principal, method, path, key) do nothing`;
 
 const SELECT = `
-  select fingerprint, command_id, runner, status, body from idempotency_keys
+  select fingerprint, command_id, runner, status, headers, body from idempotency_keys
   where principal = $1 and method = $2 and path = $3 and key = $4`;
 
 // Of two that find the same abandoned run, one changes its runner, and the other no longer finds it.

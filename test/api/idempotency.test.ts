@@ -52,6 +52,10 @@ describe('Idempotency-Key', () => {
     expect(again.reply.body).toEqual({ ...first.reply.body, data: rest });
     expect(again.reply.headers.get('idempotency-replayed')).toBe('true');
     expect(first.reply.headers.get('idempotency-replayed')).toBeNull();
+    for (const name of ['etag', 'location']) {
+      expect(again.reply.headers.get(name)).toBe(first.reply.headers.get(name));
+      expect(again.reply.headers.get(name)).not.toBeNull();
+    }
     expect(typesOf(first.facts)).toEqual(['api_key.created']);
     expect(again.facts).toEqual([]);
   });
@@ -71,6 +75,22 @@ describe('Idempotency-Key', () => {
     expect(again.reply.status).toBe(201);
     expect(again.reply.body.data).toEqual(rest);
     expect(again.facts).toEqual([]);
+  });
+
+  it('answers with the ETag of then, which a later change makes stale', async () => {
+    const { id } = await t.createKey();
+    const key = randomUUID();
+    const first = await post(`/auth/api-keys/${id}/rotate`, key, { grace_seconds: 60 });
+    const successor = first.reply.body.data.id;
+    await t.send('PATCH', `/auth/api-keys/${successor}`, { body: { name: 'renamed' } });
+    const again = await post(`/auth/api-keys/${id}/rotate`, key, { grace_seconds: 60 });
+    const etag = again.reply.headers.get('etag') ?? '';
+    expect(etag).toBe(first.reply.headers.get('etag'));
+    const stale = await t.send('PATCH', `/auth/api-keys/${successor}`, {
+      body: { name: 'not seen' },
+      headers: { 'If-Match': etag },
+    });
+    expect(stale.status).toBe(412);
   });
 
   it('keeps refusals that are about the command', async () => {

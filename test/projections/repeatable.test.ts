@@ -181,7 +181,8 @@ async function restoreWhatIsErased(): Promise<void> {
       now: new Date('2026-05-01T00:00:00Z'),
     };
     await reserveIdempotencyKey(admin, id, run, () => false);
-    await completeIdempotencyKey(admin, id, { status: 201, body: '{"name":"key"}', subject });
+    const answer = { status: 201, headers: {}, body: '{"name":"key"}', subject };
+    await completeIdempotencyKey(admin, id, answer);
   }
 }
 

@@ -35,6 +35,7 @@ create table idempotency_keys (
   -- The run that is under way, as its process knows it; one that no process knows was cut short.
   runner uuid not null,
   status int,
+  headers jsonb,
   body text,
   -- Whose names the body holds; erased with them.
   subject text,
