@@ -78,7 +78,8 @@ const createKey = route({
     'A key is `nmg_` and 64 lower-case hex digits, the last 8 a CRC-32 of what stands before them ' +
     'for secret scanners. `mail_domain` (a name, or an id) narrows any scope to that mail domain ' +
     'and is required for `domain-admin`. `rate_limit_per_minute` refills a bucket of ten times ' +
-    'that capacity. Nobody can give a key more than their own has.',
+    'that capacity. A key gets no higher scope and no longer life than the key that makes it has, ' +
+    'and of a maker that is narrowed neither another mail domain nor a higher rate limit.',
   permission: write,
   body: z.strictObject({
     name: Name,
