@@ -1,0 +1,132 @@
+import { isUtf8 } from 'node:buffer';
+import { decodeWords } from 'postal-mime';
+import { HEAD_BYTES_MAX } from '../domain/message-store.ts';
+
+/** What a list shows of a message; every text can be stored by PostgreSQL and sent as JSON. */
+export type MailHead = Readonly<{
+  /** Empty when the message has none. */
+  subject: string;
+  /** As it is written, with its angle brackets. */
+  messageId: string | null;
+  /** The field `From`, as text for people: anybody can write anything there. */
+  from: string | null;
+  date: string | null;
+  /** Whether the header block ended within what was read. */
+  isWhole: boolean;
+}>;
+
+const SUBJECT_LENGTH_MAX = 998;
+const TEXT_LENGTH_MAX = 500;
+/** Decoding is bounded by this, and what is decoded is far longer than what is shown. */
+const FIELD_BYTES_MAX = 16_384;
+const MBOX_LINE_BYTES_MAX = 1_024;
+
+/** CRLF, LF, a lone CR, and the CR CR LF that some make of CRLF; bounded, so a search is linear. */
+const LINE_END = String.raw`(?:\r{0,2}\n|\r(?!\r?\n))`;
+const LINE_ENDS = new RegExp(LINE_END);
+/** A field goes on where the next line begins with white space, which is kept (RFC 5322 2.2.3). */
+const FOLDS = new RegExp(`${LINE_END}(?=[ \\t])`, 'g');
+const BLANK_LINE = new RegExp(LINE_END + LINE_END);
+const MBOX_LINE = new RegExp(`^From [^\\r\\n]*${LINE_END}`);
+/** RFC 5322 section 2.2, with the white space before the colon that section 4.5 still allows. */
+const FIELD = /^([!-9;-~]+)[ \t]*:/;
+
+/**
+ * Reads the first `HEAD_BYTES_MAX` bytes of a message (RFC 5322), in linear time. Null when they
+ * are not a message: nothing, or a first line that is no header field.
+ */
+export function readMailHead(head: Uint8Array): MailHead | null {
+  const bytes = bytesOf(head);
+  const text = bytes.toString('latin1', stripMboxLine(head), HEAD_BYTES_MAX);
+  const end = text.search(BLANK_LINE);
+  const block = end === -1 ? text : text.slice(0, end);
+  const lines = block.replace(FOLDS, '').split(LINE_ENDS);
+  if (!FIELD.test(lines[0] ?? '')) return null;
+  const fields = firstFieldsOf(lines);
+  return {
+    subject: textOf(fields.get('subject'), SUBJECT_LENGTH_MAX) ?? '',
+    messageId: textOf(fields.get('message-id'), TEXT_LENGTH_MAX),
+    from: textOf(fields.get('from'), TEXT_LENGTH_MAX),
+    date: textOf(fields.get('date'), TEXT_LENGTH_MAX),
+    // What is shorter than was asked for is the message to its end.
+    isWhole: end !== -1 || bytes.length < HEAD_BYTES_MAX,
+  };
+}
+
+/** Where the message starts: after the line that a mailbox file (RFC 4155) puts first, or at 0. */
+export function stripMboxLine(message: Uint8Array): number {
+  const start = bytesOf(message.subarray(0, MBOX_LINE_BYTES_MAX)).toString('latin1');
+  return MBOX_LINE.exec(start)?.[0].length ?? 0;
+}
+
+const bytesOf = ({ buffer, byteOffset, byteLength }: Uint8Array): Buffer =>
+  Buffer.from(buffer, byteOffset, byteLength);
+
+const SHOWN = new Set(['subject', 'message-id', 'from', 'date']);
+
+/** The first field of each shown name; a second one would be a forger's. */
+function firstFieldsOf(lines: readonly string[]): ReadonlyMap<string, string> {
+  const fields = new Map<string, string>();
+  for (const line of lines) {
+    const [start = '', written = ''] = FIELD.exec(line) ?? [];
+    const name = written.toLowerCase();
+    if (SHOWN.has(name) && !fields.has(name)) fields.set(name, line.slice(start.length));
+  }
+  return fields;
+}
+
+function textOf(field: string | undefined, lengthMax: number): string | null {
+  const text = decodeHeaderText(field ?? '', lengthMax);
+  return text === '' ? null : text;
+}
+
+/**
+ * A header's value for people: its bytes, given as Latin-1, are read as UTF-8 or else Windows-1252,
+ * encoded words (RFC 2047) are decoded, and the rest is as `toStorableText` leaves it. No more than
+ * 16 KiB of it is looked at, since joining encoded words takes quadratic time.
+ */
+export const decodeHeaderText = (latin1: string, lengthMax: number): string =>
+  toStorableText(decodeWords(textOfLatin1(cutBytes(latin1))), lengthMax);
+
+/** The start of a field; a UTF-8 sequence cut in two would make all of it another charset. */
+function cutBytes(latin1: string): string {
+  let end = FIELD_BYTES_MAX;
+  while (end > FIELD_BYTES_MAX - 4 && (latin1.charCodeAt(end) & 0xc0) === 0x80) end -= 1;
+  return latin1.slice(0, end);
+}
+
+/** The text whose bytes were read as Latin-1, as Node does with headers: UTF-8 if it can be. */
+export function textOfLatin1(latin1: string): string {
+  const bytes = Buffer.from(latin1, 'latin1');
+  return isUtf8(bytes) ? bytes.toString('utf8') : latin1;
+}
+
+/**
+ * One line of text that PostgreSQL and JSON can hold: line ends and tabs are spaces, other control
+ * characters and halves of surrogate pairs are U+FFFD. Cut to a length in UTF-16 units.
+ */
+export const toStorableText = (text: string, lengthMax: number): string =>
+  cutText(toStorableLines(text.replace(/[\t-\r\u2028\u2029]+/g, ' ')).trim(), lengthMax);
+
+/** Text that PostgreSQL and JSON can hold, with the tabs and line feeds that it had. */
+export const toStorableLines = (text: string): string =>
+  toWellFormed(text)
+    .replace(/[\x80-\x9f]/g, (control) => WINDOWS_1252[control.charCodeAt(0) - 0x80] ?? '')
+    .replace(/(?![\t\n])\p{Cc}/gu, '\ufffd');
+
+/**
+ * What stands at 0x80 to 0x9F in Windows-1252, which is what mail calls Latin-1. Node 20 reads C1
+ * control characters there, which nobody writes.
+ */
+const WINDOWS_1252 = '€\ufffd‚ƒ„…†‡ˆ‰Š‹Œ\ufffdŽ\ufffd\ufffd‘’“”•–—˜™š›œ\ufffdžŸ';
+
+/** The start of a text, never with half of a surrogate pair at its end. */
+export function cutText(text: string, lengthMax: number): string {
+  if (text.length <= lengthMax) return text;
+  const last = text.charCodeAt(lengthMax - 1);
+  return text.slice(0, last >= 0xd800 && last <= 0xdbff ? lengthMax - 1 : lengthMax);
+}
+
+/** ES2024's `String.prototype.toWellFormed`, which Node has had since 20. */
+const toWellFormed = (text: string): string =>
+  (text as string & { toWellFormed: () => string }).toWellFormed();
