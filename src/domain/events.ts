@@ -1,6 +1,9 @@
 import type { ApiKeyEvent } from './api-key.ts';
 import type { DomainEvent, PersonalClass } from './decider.ts';
 import type { MailDomainEvent } from './mail-domain.ts';
+import type { QuarantineBulkEvent } from './quarantine-bulk.ts';
+import type { QuarantineEvent } from './quarantine-language.ts';
+import type { SenderFilterEvent } from './sender-filter.ts';
 
 /** Use of one key in one minute (or, for requests under `/audit`, one hour): `[from, to)`. */
 export type ApiKeyUsed = DomainEvent<
@@ -41,6 +44,9 @@ export type AuditExported = DomainEvent<
 export type GatewayEvent =
   | ApiKeyEvent
   | MailDomainEvent
+  | QuarantineEvent
+  | QuarantineBulkEvent
+  | SenderFilterEvent
   | ApiKeyUsed
   | ApiKeyDenied
   | AuditRead
@@ -53,13 +59,15 @@ type Described = Readonly<{
 }>;
 
 const plain: Described = { schemaVersion: 1, personal: {} };
+const withReason: Described = { schemaVersion: 1, personal: { reason: 'content' } };
+const withReplies: Described = { schemaVersion: 1, personal: { replies: 'content' } };
 
 /** The catalogue: what a reader may know of a type without seeing one of its events. */
 export const EVENT_TYPES: Readonly<Record<GatewayEvent['type'], Described>> = {
   'api_key.created': plain,
   'api_key.updated': plain,
   'api_key.rotated': plain,
-  'api_key.revoked': { schemaVersion: 1, personal: { reason: 'content' } },
+  'api_key.revoked': withReason,
   'api_key.expired': plain,
   'api_key.deleted': plain,
   'api_key.used': { schemaVersion: 1, personal: { addresses: 'network' } },
@@ -67,6 +75,50 @@ export const EVENT_TYPES: Readonly<Record<GatewayEvent['type'], Described>> = {
   'mail_domain.created': { schemaVersion: 1, personal: { backend_servers: 'identity' } },
   'mail_domain.updated': { schemaVersion: 1, personal: { backend_servers: 'identity' } },
   'mail_domain.deleted': plain,
+  'quarantine.added': {
+    schemaVersion: 1,
+    // Recipients are sealed once per mail domain, as `recipients.7`; readers get them as one member.
+    personal: {
+      sender: 'content',
+      subject: 'content',
+      message_id: 'content',
+      client_ip: 'network',
+      recipients: 'content',
+    },
+  },
+  'quarantine.release_requested': withReason,
+  'quarantine.release_started': plain,
+  'quarantine.release_interrupted': plain,
+  'quarantine.release_deferred': withReplies,
+  'quarantine.release_failed': withReplies,
+  'quarantine.partly_released': withReplies,
+  'quarantine.released': withReplies,
+  'quarantine.discard_requested': withReason,
+  'quarantine.discarded': plain,
+  'quarantine.reject_requested': withReason,
+  'quarantine.reject_started': plain,
+  'quarantine.reject_interrupted': plain,
+  'quarantine.reject_deferred': withReplies,
+  'quarantine.reject_failed': withReplies,
+  'quarantine.rejected': withReplies,
+  'quarantine.retrain_requested': plain,
+  'quarantine.retrained': plain,
+  'quarantine.retrain_failed': plain,
+  'quarantine.expired': plain,
+  'quarantine.vanished': plain,
+  'quarantine.content_read': plain,
+  'quarantine.bulk_requested': {
+    schemaVersion: 1,
+    personal: { reason: 'content', filter: 'content' },
+  },
+  'quarantine.bulk_cancelled': plain,
+  'quarantine.bulk_ended': plain,
+  'sender_filter.created': {
+    schemaVersion: 1,
+    personal: { sender: 'identity', recipient: 'identity' },
+  },
+  'sender_filter.deleted': plain,
+  'sender_filter.expired': plain,
   'audit.read': plain,
   'audit.exported': { schemaVersion: 1, personal: { filter: 'content' } },
 };

@@ -1,0 +1,287 @@
+import type { Decider, PersonalMember } from './decider.ts';
+import { DomainError } from './errors.ts';
+import type { QuarantineCommand, QuarantineEvent, TransferResult } from './quarantine-language.ts';
+
+export const STATES = [
+  'held',
+  'release_requested',
+  'release_failed',
+  'released',
+  'discard_requested',
+  'discarded',
+  'reject_requested',
+  'rejected',
+  'expired',
+  'vanished',
+] as const;
+export type QuarantineState = (typeof STATES)[number];
+
+/** States in which the message is still in the quarantine. */
+export const OPEN_STATES: readonly QuarantineState[] = [
+  'held',
+  'release_requested',
+  'release_failed',
+  'discard_requested',
+  'reject_requested',
+];
+
+/** Seconds until the next try after each one that was put off; after the last the action has failed. */
+export const RETRY_SECONDS: readonly number[] = [
+  5, 30, 60, 300, 900, 1_800, 3_600, 7_200, 14_400, 28_800, 28_800,
+];
+
+/** A held message as its decisions need it. Recipients are numbers, as in its events. */
+export type QuarantinedMessage = Readonly<{
+  state: QuarantineState | 'absent';
+  recipients: number;
+  /** Who has it already, so that no repeat sends it again. */
+  delivered: readonly number[];
+  /** Whom the release under way is for. */
+  wanted: readonly number[];
+  /** Refused for good in the release under way. */
+  refused: readonly number[];
+  /** Tries of the transfer under way, and whether the last one has no end yet. */
+  attempt: number;
+  isStarted: boolean;
+}>;
+
+const initialState: QuarantinedMessage = {
+  state: 'absent',
+  recipients: 0,
+  delivered: [],
+  wanted: [],
+  refused: [],
+  attempt: 0,
+  isStarted: false,
+};
+
+function evolve(state: QuarantinedMessage, event: QuarantineEvent): QuarantinedMessage {
+  switch (event.type) {
+    case 'quarantine.added': {
+      const recipients = event.data.recipients_of.reduce((sum, { count }) => sum + count, 0);
+      return { ...state, state: 'held', recipients };
+    }
+    case 'quarantine.release_requested':
+      return { ...begun(state, event.data.recipients), state: 'release_requested' };
+    case 'quarantine.reject_requested':
+      return { ...begun(state, null), state: 'reject_requested' };
+    case 'quarantine.release_started':
+    case 'quarantine.reject_started':
+      return { ...state, attempt: event.data.attempt, isStarted: true };
+    case 'quarantine.release_interrupted':
+    case 'quarantine.reject_interrupted':
+      return { ...state, isStarted: false };
+    case 'quarantine.release_deferred':
+      return withResults(state, event.data.results);
+    case 'quarantine.reject_deferred':
+      return { ...state, isStarted: false };
+    case 'quarantine.released':
+      return { ...withResults(state, event.data.results), state: 'released' };
+    case 'quarantine.partly_released':
+      return { ...withResults(state, event.data.results), state: 'held' };
+    case 'quarantine.release_failed':
+      return { ...withResults(state, event.data.results), state: 'release_failed' };
+    case 'quarantine.discard_requested':
+      return { ...state, state: 'discard_requested' };
+    case 'quarantine.discarded':
+      return { ...state, state: 'discarded' };
+    case 'quarantine.rejected':
+      return { ...state, isStarted: false, state: 'rejected' };
+    case 'quarantine.reject_failed':
+      return { ...state, isStarted: false, state: 'held' };
+    case 'quarantine.expired':
+      return { ...state, state: 'expired' };
+    case 'quarantine.vanished':
+      return { ...state, state: 'vanished' };
+    default:
+      return state;
+  }
+}
+
+const begun = (state: QuarantinedMessage, wanted: readonly number[] | null) => ({
+  ...state,
+  wanted: wanted ?? Array.from({ length: state.recipients }, (_, index) => index),
+  refused: [],
+  attempt: 0,
+  isStarted: false,
+});
+
+function withResults(
+  state: QuarantinedMessage,
+  results: readonly TransferResult[],
+): QuarantinedMessage {
+  const of = (outcome: TransferResult['outcome']) =>
+    results.filter((result) => result.outcome === outcome).map(({ recipient }) => recipient);
+  return {
+    ...state,
+    delivered: [...new Set([...state.delivered, ...of('accepted')])],
+    refused: [...new Set([...state.refused, ...of('refused')])],
+    isStarted: false,
+  };
+}
+
+function decide(command: QuarantineCommand, state: QuarantinedMessage): readonly QuarantineEvent[] {
+  if (command.type === 'AddMessage') {
+    // The same message under the same id is one that was announced twice.
+    if (state.state !== 'absent') return [];
+    return [{ type: 'quarantine.added', data: command.data, personal: command.personal }];
+  }
+  if (state.state === 'absent') throw new DomainError('not_found', 'No such message');
+  switch (command.type) {
+    case 'RequestRelease':
+      return requestRelease(command, state);
+    case 'RequestDiscard':
+      if (state.state === 'discarded' || state.state === 'discard_requested') return [];
+      requireIdle(state, 'discarded');
+      return [
+        {
+          type: 'quarantine.discard_requested',
+          data: { block_sender: command.blockSender },
+          personal: [reasonOf(command.reason)],
+        },
+      ];
+    case 'RequestReject':
+      if (state.state === 'rejected' || state.state === 'reject_requested') return [];
+      requireIdle(state, 'rejected');
+      return [
+        { type: 'quarantine.reject_requested', data: {}, personal: [reasonOf(command.reason)] },
+      ];
+    case 'RequestRetrain':
+      return [{ type: 'quarantine.retrain_requested', data: { class: command.class } }];
+    case 'StartTransfer':
+      return startTransfer(state);
+    case 'FinishTransfer':
+      return finishTransfer(command, state);
+    case 'FinishDiscard':
+      return state.state === 'discard_requested'
+        ? [{ type: 'quarantine.discarded', data: {} }]
+        : [];
+    case 'FinishRetrain':
+      return [finishRetrain(command)];
+    case 'Expire':
+      return isIdle(state) ? [{ type: 'quarantine.expired', data: {} }] : [];
+    case 'Vanish':
+      return OPEN_STATES.includes(state.state) ? [{ type: 'quarantine.vanished', data: {} }] : [];
+    case 'ReadContent':
+      return [{ type: 'quarantine.content_read', data: { what: command.what } }];
+  }
+}
+
+export const quarantinedMessage: Decider<QuarantinedMessage, QuarantineCommand, QuarantineEvent> = {
+  initialState,
+  evolve,
+  decide,
+};
+
+export const quarantinedMessageStream = (id: string): string => `quarantined_message-${id}`;
+
+/** Whom the next try is for: those who asked, have not got it and were not refused for good. */
+export const outstanding = ({ wanted, delivered, refused }: QuarantinedMessage): number[] =>
+  wanted.filter((recipient) => !delivered.includes(recipient) && !refused.includes(recipient));
+
+const isIdle = ({ state }: QuarantinedMessage): boolean =>
+  state === 'held' || state === 'release_failed';
+
+function requireIdle(state: QuarantinedMessage, what: string): void {
+  if (isIdle(state)) return;
+  throw new DomainError('state_conflict', `The message is ${state.state}; it cannot be ${what}.`, {
+    state: state.state,
+  });
+}
+
+function requestRelease(
+  command: Extract<QuarantineCommand, { type: 'RequestRelease' }>,
+  state: QuarantinedMessage,
+): readonly QuarantineEvent[] {
+  // A repeat finds the message on its way, or there; its caller is told how that went.
+  if (state.state === 'released' || state.state === 'release_requested') return [];
+  requireIdle(state, 'released');
+  const asked = begun(state, command.recipients);
+  if (outstanding(asked).length === 0) return [];
+  return [
+    {
+      type: 'quarantine.release_requested',
+      data: { recipients: command.recipients, allow_sender: command.allowSender },
+      personal: [reasonOf(command.reason)],
+    },
+  ];
+}
+
+const reasonOf = (reason: string | null): PersonalMember => ({
+  name: 'reason',
+  value: reason,
+  class: 'content',
+});
+
+function startTransfer(state: QuarantinedMessage): readonly QuarantineEvent[] {
+  const verb = verbOf(state);
+  const recipients = outstanding(state);
+  const started = { attempt: state.attempt + 1, recipients };
+  const event: QuarantineEvent = { type: `quarantine.${verb}_started`, data: started };
+  if (!state.isStarted) return [event];
+  // A try that has no end was cut off by a crash: it may have been delivered, and the history says so.
+  const cut = { attempt: state.attempt, recipients };
+  return [{ type: `quarantine.${verb}_interrupted`, data: cut }, event];
+}
+
+function verbOf({ state }: QuarantinedMessage): 'release' | 'reject' {
+  if (state === 'release_requested') return 'release';
+  if (state === 'reject_requested') return 'reject';
+  throw new DomainError('state_conflict', 'No release and no rejection is under way.');
+}
+
+function finishTransfer(
+  command: Extract<QuarantineCommand, { type: 'FinishTransfer' }>,
+  state: QuarantinedMessage,
+): readonly QuarantineEvent[] {
+  const verb = verbOf(state);
+  if (!state.isStarted || state.attempt !== command.attempt) {
+    throw new DomainError('state_conflict', 'This try has ended already.');
+  }
+  const { attempt, results, replies, now, cause } = command;
+  const personal: PersonalMember[] = [{ name: 'replies', value: replies, class: 'content' }];
+  const ended = { attempt, results };
+  const after = withResults(state, results);
+  const left = verb === 'release' ? leftOfRelease(after) : leftOfBounce(results);
+  const seconds = RETRY_SECONDS[attempt - 1];
+  if (cause === null && left === 'open' && seconds !== undefined) {
+    const retryAt = new Date(Date.parse(now) + seconds * 1_000).toISOString();
+    const data = { ...ended, retry_at: retryAt };
+    return [{ type: `quarantine.${verb}_deferred`, data, personal }];
+  }
+  if (cause !== null || left !== 'nothing') {
+    const data = { ...ended, cause: cause ?? (left === 'open' ? 'gave_up' : 'refused') };
+    return [{ type: `quarantine.${verb}_failed`, data, personal }];
+  }
+  if (verb === 'reject') return [{ type: 'quarantine.rejected', data: ended, personal }];
+  const isWhole = after.delivered.length === after.recipients;
+  return [
+    { type: isWhole ? 'quarantine.released' : 'quarantine.partly_released', data: ended, personal },
+  ];
+}
+
+type Left = 'nothing' | 'open' | 'refused';
+
+function leftOfRelease(after: QuarantinedMessage): Left {
+  if (outstanding(after).length > 0) return 'open';
+  return after.wanted.every((recipient) => after.delivered.includes(recipient))
+    ? 'nothing'
+    : 'refused';
+}
+
+/** A rejection has one result, for its bounce to the sender. */
+function leftOfBounce([bounce]: readonly TransferResult[]): Left {
+  if (bounce?.outcome === 'accepted') return 'nothing';
+  return bounce?.outcome === 'refused' ? 'refused' : 'open';
+}
+
+function finishRetrain(
+  command: Extract<QuarantineCommand, { type: 'FinishRetrain' }>,
+): QuarantineEvent {
+  const { outcome, status } = command;
+  const isLearned = outcome === 'learned' || outcome === 'already_known';
+  return {
+    type: isLearned ? 'quarantine.retrained' : 'quarantine.retrain_failed',
+    data: { class: command.class, outcome, status },
+  };
+}
