@@ -17,6 +17,14 @@ export type Config = Readonly<{
   bootstrapKey: string | null;
   nodeId: string;
   publicUrl: string | null;
+  /** For rspamd's metadata exporter, which can send no key. */
+  ingestPassword: string | null;
+  messageBytesMax: number;
+  /** What the spool may hold in all. */
+  spoolBytesMax: number;
+  /** Where bounces go, as `host:port`. */
+  smtpRelay: string | null;
+  rspamd: Readonly<{ url: string; password: string | null }> | null;
   logLevel: string;
   /** For the CLI's HTTP commands. */
   url: string | null;
@@ -40,8 +48,20 @@ const SECRETS = [
   'MAILGUARD_DATABASE_URL',
   'MAILGUARD_EVENTLOG_URL',
   'MAILGUARD_API_KEY',
+  'MAILGUARD_INGEST_PASSWORD',
+  'MAILGUARD_RSPAMD_PASSWORD',
 ] as const;
 const LOG_LEVELS = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const;
+
+const bytes = (least: number, fallback: number) =>
+  z.coerce
+    .number('must be a number of bytes')
+    .int('must be a whole number of bytes')
+    .min(least, `must be at least ${least} bytes`)
+    .max(Number.MAX_SAFE_INTEGER, 'is too large')
+    .default(fallback);
+/** Segments of paths under /mail/quarantine, which a node must not be mistaken for. */
+const NOT_A_NODE = ['messages', 'bulk'];
 
 const optional = <T extends z.ZodType>(schema: T) => schema.optional().transform((v) => v ?? null);
 
@@ -72,6 +92,7 @@ const Environment = z.object({
   MAILGUARD_NODE_ID: z
     .string()
     .regex(/^[A-Za-z0-9._-]{1,128}$/, 'must be 1 to 128 of A-Z a-z 0-9 . _ -')
+    .refine((id) => !NOT_A_NODE.includes(id), `must not be ${NOT_A_NODE.join(' or ')}`)
     .default(
       () =>
         hostname()
@@ -79,6 +100,22 @@ const Environment = z.object({
           .slice(0, 128) || 'node',
     ),
   MAILGUARD_PUBLIC_URL: optional(z.url({ protocol: /^https?$/, error: 'must be an http(s) URL' })),
+  MAILGUARD_QUARANTINE_STORE: z
+    .literal('spool', 'must be spool (postfix comes later)')
+    .default('spool'),
+  MAILGUARD_INGEST_PASSWORD: optional(
+    z.string().min(16, 'must have at least 16 characters').max(256),
+  ),
+  MAILGUARD_MESSAGE_BYTES_MAX: bytes(1_024, 52_428_800),
+  MAILGUARD_SPOOL_BYTES_MAX: bytes(1_048_576, 10_737_418_240),
+  MAILGUARD_SMTP_RELAY: optional(
+    z
+      .string()
+      .regex(/^(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]{1,253}):[1-9]\d{0,4}$/, 'must be host:port')
+      .refine((text) => Number(/\d+$/.exec(text)?.[0]) <= 65_535, 'must end in a port'),
+  ),
+  MAILGUARD_RSPAMD_URL: optional(z.url({ protocol: /^https?$/, error: 'must be an http(s) URL' })),
+  MAILGUARD_RSPAMD_PASSWORD: optional(z.string()),
   MAILGUARD_LOG_LEVEL: z
     .enum(LOG_LEVELS, `must be one of ${LOG_LEVELS.join(', ')}`)
     .default('info'),
@@ -116,6 +153,14 @@ export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
     bootstrapKey: e.MAILGUARD_BOOTSTRAP_KEY,
     nodeId: e.MAILGUARD_NODE_ID,
     publicUrl: e.MAILGUARD_PUBLIC_URL,
+    ingestPassword: e.MAILGUARD_INGEST_PASSWORD,
+    messageBytesMax: e.MAILGUARD_MESSAGE_BYTES_MAX,
+    spoolBytesMax: e.MAILGUARD_SPOOL_BYTES_MAX,
+    smtpRelay: e.MAILGUARD_SMTP_RELAY,
+    rspamd:
+      e.MAILGUARD_RSPAMD_URL === null
+        ? null
+        : { url: e.MAILGUARD_RSPAMD_URL, password: e.MAILGUARD_RSPAMD_PASSWORD },
     logLevel: e.MAILGUARD_LOG_LEVEL,
     url: e.MAILGUARD_URL,
     apiKey: e.MAILGUARD_API_KEY,
@@ -126,12 +171,6 @@ export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
 const WAITING = [
   'MAILGUARD_BOOTSTRAP_EMAIL',
   'MAILGUARD_BOOTSTRAP_PASSWORD',
-  'MAILGUARD_QUARANTINE_STORE',
-  'MAILGUARD_INGEST_PASSWORD',
-  'MAILGUARD_MESSAGE_BYTES_MAX',
-  'MAILGUARD_SMTP_RELAY',
-  'MAILGUARD_RSPAMD_URL',
-  'MAILGUARD_RSPAMD_PASSWORD',
   'MAILGUARD_WEBHOOK_ALLOW_CIDRS',
   'MAILGUARD_WEBHOOK_ALLOW_HTTP',
   'MAILGUARD_LICENSE_PUBLIC_KEY',
@@ -183,6 +222,12 @@ function weaknesses(e: Parsed): string[] {
   }
   for (const path of hasTls ? [e.MAILGUARD_TLS_CERT, e.MAILGUARD_TLS_KEY] : []) {
     if (path !== null && !isReadable(path)) problems.push(`${path} (TLS) cannot be read`);
+  }
+  if (e.MAILGUARD_RSPAMD_PASSWORD !== null && e.MAILGUARD_RSPAMD_URL === null) {
+    problems.push('MAILGUARD_RSPAMD_PASSWORD needs MAILGUARD_RSPAMD_URL');
+  }
+  if (e.MAILGUARD_SPOOL_BYTES_MAX < e.MAILGUARD_MESSAGE_BYTES_MAX) {
+    problems.push('MAILGUARD_SPOOL_BYTES_MAX is smaller than MAILGUARD_MESSAGE_BYTES_MAX');
   }
   if (e.MAILGUARD_MASTER_KEY !== null && isDull(e.MAILGUARD_MASTER_KEY)) {
     problems.push('MAILGUARD_MASTER_KEY has too little variety to be random');
