@@ -97,12 +97,17 @@ export async function startGateway(
     await settleUnfinished(reactors, pool);
     const limiter = await openRateLimiter(pool, clock);
     const activity = await openActivity({ pool, log, clock, nodeId });
+    const purged = { pool, clock, limiter, activity };
     const jobs = startPeriodicJobs(
       [
         { name: 'flush', everyMs: FLUSH_MS, run: () => flush(limiter, activity) },
         { name: 'expire keys', everyMs: 1_000, run: () => expireKeys(reactors) },
         { name: 'orphan keys', everyMs: 10_000, run: () => revokeOrphanKeys(reactors, pool) },
-        { name: 'purge', everyMs: HOUR_MS, run: () => purge(database, clock) },
+        {
+          name: 'purge',
+          everyMs: HOUR_MS,
+          run: () => purge(database, clock, { limiter, activity }),
+        },
       ],
       logger,
     );
@@ -212,10 +217,13 @@ const flush = async (limiter: Context['limiter'], activity: Context['activity'])
   await limiter.flush();
 };
 
-async function purge({ pool }: Database, clock: Clock): Promise<void> {
+type Purged = Pick<Context, 'pool' | 'clock' | 'limiter' | 'activity'>;
+async function purge({ pool, clock, limiter, activity }: Purged): Promise<void> {
   await purgeIdempotencyKeys(pool, clock.now());
   await purgeDenials(pool, new Date(clock.nowMs() - 2 * HOUR_MS));
   await sweepOrphanCredentials(pool);
+  await activity.forgetDeleted();
+  await limiter.forgetDeleted();
 }
 
 type Stopping = Readonly<{

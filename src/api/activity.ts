@@ -4,11 +4,13 @@ import {
   type KeyUse,
   loadKeyUse,
   loadOpenWindows,
+  removeKeyUse,
   removeOpenWindows,
   saveKeyUse,
   saveOpenWindows,
 } from '../db/activity.ts';
 import type { EventLog } from '../eventlog/eventlog.ts';
+import { findDeletedKeys } from '../projections/api-keys.ts';
 import type { LiveKey } from '../projections/live-keys.ts';
 import { networkOf } from './client-address.ts';
 import {
@@ -38,6 +40,8 @@ export type Activity = Readonly<{
   openWindows: (keyId: number) => readonly Window[];
   /** Saves what is open, turns into events what is over (or, at the end, everything). */
   flush: (everything?: boolean) => Promise<void>;
+  /** Drops the first and last use of deleted keys; their windows become events like any other. */
+  forgetDeleted: () => Promise<void>;
 }>;
 
 const MINUTE_MS = 60_000;
@@ -61,7 +65,12 @@ export async function openActivity(deps: Deps): Promise<Activity> {
   const uses = new Map((await loadKeyUse(deps.pool)).map((use) => [use.keyId, use]));
   const changedUses = new Set<number>();
   const denials = denialBudget();
-  let flushing: Promise<void> = Promise.resolve();
+  let turn: Promise<void> = Promise.resolve();
+  // One at a time, in order: two flushes at once would append and remove the same windows.
+  const inTurn = (work: () => Promise<void>): Promise<void> => {
+    turn = turn.catch(() => undefined).then(work);
+    return turn;
+  };
 
   async function flushNow(everything: boolean): Promise<void> {
     windows.closeBefore(everything ? Number.POSITIVE_INFINITY : deps.clock.nowMs());
@@ -86,6 +95,16 @@ export async function openActivity(deps: Deps): Promise<Activity> {
     await appendClosed(deps, windows.closed);
   }
 
+  async function forgetNow(): Promise<void> {
+    const deleted = await findDeletedKeys(deps.pool, [...uses.keys()]);
+    for (const id of deleted) {
+      uses.delete(id);
+      changedUses.delete(id);
+    }
+    await removeKeyUse(deps.pool, deleted);
+  }
+
+  await forgetNow();
   return {
     seen({ id }) {
       const at = new Date(deps.clock.nowMs());
@@ -123,11 +142,8 @@ export async function openActivity(deps: Deps): Promise<Activity> {
     },
     lastUse: (keyId) => uses.get(keyId) ?? null,
     openWindows: (keyId) => windows.all().filter((window) => window.keyId === keyId),
-    flush(everything = false) {
-      // One at a time, in order: two at once would append and remove the same windows.
-      flushing = flushing.catch(() => undefined).then(() => flushNow(everything));
-      return flushing;
-    },
+    flush: (everything = false) => inTurn(() => flushNow(everything)),
+    forgetDeleted: () => inTurn(forgetNow),
   };
 }
 

@@ -1,6 +1,6 @@
 import type pg from 'pg';
 import type { Clock } from '../clock.ts';
-import { loadBuckets, saveBuckets } from '../db/rate-buckets.ts';
+import { loadBuckets, removeBuckets, saveBuckets } from '../db/rate-buckets.ts';
 import {
   BURST_FACTOR,
   type Bucket,
@@ -10,6 +10,7 @@ import {
   type Taken,
   takeToken,
 } from '../domain/rate-limit.ts';
+import { findForsakenBuckets } from '../projections/api-keys.ts';
 import type { LiveKey } from '../projections/live-keys.ts';
 
 export type RateLimiter = Readonly<{
@@ -20,6 +21,8 @@ export type RateLimiter = Readonly<{
   settle: (bucketId: number, ratePerMinute: number) => void;
   /** Writes the levels that changed since the last call. */
   flush: () => Promise<void>;
+  /** Drops the buckets whose keys are all deleted. */
+  forgetDeleted: () => Promise<void>;
 }>;
 
 /**
@@ -39,7 +42,18 @@ export async function openRateLimiter(pool: pg.Pool, clock: Clock): Promise<Rate
     return fresh;
   }
 
+  async function forgetDeleted(): Promise<void> {
+    const forsaken = await findForsakenBuckets(pool, [...buckets.keys()]);
+    for (const id of forsaken) {
+      buckets.delete(id);
+      dirty.delete(id);
+    }
+    await removeBuckets(pool, forsaken);
+  }
+
+  await forgetDeleted();
   return {
+    forgetDeleted,
     take(key) {
       const now = clock.nowMs();
       const rate = key.principal.rateLimitPerMinute;

@@ -34,6 +34,12 @@ export async function saveKeyUse(pool: pg.Pool, uses: readonly KeyUse[]): Promis
   );
 }
 
+export async function removeKeyUse(pool: pg.Pool, keyIds: readonly number[]): Promise<void> {
+  if (keyIds.length > 0) {
+    await pool.query('delete from api_key_use where key_id = any($1::bigint[])', [keyIds]);
+  }
+}
+
 export async function loadOpenWindows(pool: pg.Pool): Promise<readonly OpenWindow[]> {
   const { rows } = await pool.query<OpenWindow>('select id, body from open_windows');
   return rows;

@@ -24,3 +24,9 @@ export async function saveBuckets(pool: pg.Pool, buckets: readonly BucketRow[]):
     [buckets.map((b) => b.id), buckets.map((b) => b.level), buckets.map((b) => b.atMs)],
   );
 }
+
+export async function removeBuckets(pool: pg.Pool, ids: readonly number[]): Promise<void> {
+  if (ids.length > 0) {
+    await pool.query('delete from rate_buckets where id = any($1::bigint[])', [ids]);
+  }
+}

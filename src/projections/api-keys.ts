@@ -172,6 +172,31 @@ export async function findApiKey(pool: pg.Pool, id: number): Promise<ApiKeyRow |
   return rows[0] === undefined ? null : toApiKeyRow(rows[0]);
 }
 
+/** Those of the given ids whose keys are deleted. */
+export async function findDeletedKeys(
+  pool: pg.Pool,
+  ids: readonly number[],
+): Promise<readonly number[]> {
+  const { rows } = await pool.query<{ id: string }>(
+    `select id from api_keys where id = any($1::bigint[]) and status = 'deleted'`,
+    [ids],
+  );
+  return rows.map(({ id }) => Number(id));
+}
+
+/** Those of the given buckets that no key shares any more; one that no key is known of may be new. */
+export async function findForsakenBuckets(
+  pool: pg.Pool,
+  buckets: readonly number[],
+): Promise<readonly number[]> {
+  const { rows } = await pool.query<{ bucket: string }>(
+    `select bucket from api_keys where bucket = any($1::bigint[])
+     group by bucket having bool_and(status = 'deleted')`,
+    [buckets],
+  );
+  return rows.map(({ bucket }) => Number(bucket));
+}
+
 /** Every key there is or was, for filling the memory at the start. */
 export async function readAllApiKeys(pool: pg.Pool): Promise<readonly ApiKeyRow[]> {
   const { rows } = await pool.query<Row>(`select ${COLUMNS} from api_keys order by id`);
