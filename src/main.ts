@@ -103,11 +103,7 @@ export async function startGateway(
         { name: 'flush', everyMs: FLUSH_MS, run: () => flush(limiter, activity) },
         { name: 'expire keys', everyMs: 1_000, run: () => expireKeys(reactors) },
         { name: 'orphan keys', everyMs: 10_000, run: () => revokeOrphanKeys(reactors, pool) },
-        {
-          name: 'purge',
-          everyMs: HOUR_MS,
-          run: () => purge(database, clock, { limiter, activity }),
-        },
+        { name: 'purge', everyMs: HOUR_MS, run: () => purge(purged) },
       ],
       logger,
     );
