@@ -95,8 +95,9 @@ export async function startGateway(
     stops.push(followKeys({ log, liveKeys, logger }, caughtUpTo).stop);
     const reactors = { log, liveKeys, clock, nodeId };
     await settleUnfinished(reactors, pool);
+    const metrics = createMetrics();
     const limiter = await openRateLimiter(pool, clock);
-    const activity = await openActivity({ pool, log, clock, nodeId });
+    const activity = await openActivity({ pool, log, clock, nodeId, metrics, logger });
     const purged = { pool, clock, limiter, activity };
     const jobs = startPeriodicJobs(
       [
@@ -126,7 +127,7 @@ export async function startGateway(
       auditTrail: createAuditTrail(log, clock),
       cursors: createCursors(log.identity, secrets.cursorKey),
       mailDomainHistory: mailDomainHistory(log),
-      metrics: createMetrics(),
+      metrics,
       onStop: stopping.onStop,
       isStopping: stopping.isStopping,
       warnings: database.warnings,

@@ -13,6 +13,8 @@ import type { EventLog } from '../eventlog/eventlog.ts';
 import { findDeletedKeys } from '../projections/api-keys.ts';
 import type { LiveKey } from '../projections/live-keys.ts';
 import { networkOf } from './client-address.ts';
+import { heldWindows } from './held-windows.ts';
+import type { Metrics } from './metrics.ts';
 import {
   type DenialWindow,
   denialSlot,
@@ -21,7 +23,6 @@ import {
   note,
   type Outcome,
   OVERFLOW,
-  slotOf,
   toAppendCommand,
   type UseKind,
   type UseWindow,
@@ -51,17 +52,20 @@ const WINDOW_MS: Readonly<Record<UseKind, number>> = {
 };
 /** In all, and in one minute; what is beyond is counted in one more window, so it is never lost. */
 const DENIALS_PER_MINUTE_MAX = 100;
+const APPENDS_AT_ONCE = 1_000;
 
 type Deps = Readonly<{
   pool: pg.Pool;
   log: EventLog;
   clock: Clock;
   nodeId: string;
+  metrics: Metrics;
+  logger: Readonly<{ warn: (fields: object, message: string) => void }>;
 }>;
 
 /** Opens the counters, with the windows that a killed process had left open. */
 export async function openActivity(deps: Deps): Promise<Activity> {
-  const windows = openWindows((await loadOpenWindows(deps.pool)).map(({ body }) => body as Window));
+  const windows = heldWindows((await loadOpenWindows(deps.pool)).map(({ body }) => body as Window));
   const uses = new Map((await loadKeyUse(deps.pool)).map((use) => [use.keyId, use]));
   const changedUses = new Set<number>();
   const denials = denialBudget();
@@ -74,6 +78,8 @@ export async function openActivity(deps: Deps): Promise<Activity> {
 
   async function flushNow(everything: boolean): Promise<void> {
     windows.closeBefore(everything ? Number.POSITIVE_INFINITY : deps.clock.nowMs());
+    const dropped = windows.dropSurplus();
+    reportDropped(deps, dropped.length);
     const changed = windows.takeChanged();
     const ids = [...changedUses];
     changedUses.clear();
@@ -92,6 +98,7 @@ export async function openActivity(deps: Deps): Promise<Activity> {
       for (const id of ids) changedUses.add(id);
       throw error;
     }
+    await removeOpenWindows(deps.pool, dropped.map(idOf));
     await appendClosed(deps, windows.closed);
   }
 
@@ -147,46 +154,6 @@ export async function openActivity(deps: Deps): Promise<Activity> {
   };
 }
 
-/** The window that is open in each slot, and those that are over but not yet events. */
-function openWindows(restored: readonly Window[]) {
-  const open = new Map<string, Window>();
-  const changed = new Set<Window>();
-  const closed: Window[] = [];
-  for (const window of restored) {
-    if (open.has(slotOf(window))) closed.push(window);
-    else open.set(slotOf(window), window);
-  }
-  const close = (slot: string, window: Window) => {
-    open.delete(slot);
-    changed.delete(window);
-    closed.push(window);
-  };
-  return {
-    closed,
-    has: (slot: string, now: number) => now < (open.get(slot)?.to ?? 0),
-    at(slot: string, now: number, make: () => Window): Window {
-      const known = open.get(slot);
-      if (known !== undefined && now >= known.to) close(slot, known);
-      const window = open.get(slot) ?? make();
-      open.set(slot, window);
-      changed.add(window);
-      return window;
-    },
-    closeBefore(now: number): void {
-      for (const [slot, window] of [...open]) if (now >= window.to) close(slot, window);
-    },
-    takeChanged(): readonly Window[] {
-      const taken = [...changed];
-      changed.clear();
-      return taken;
-    },
-    putBack(windows: readonly Window[]): void {
-      for (const window of windows) if (open.get(slotOf(window)) === window) changed.add(window);
-    },
-    all: (): readonly Window[] => [...open.values(), ...closed],
-  };
-}
-
 /** How many windows of refusals a minute may begin; one is kept back for the surplus. */
 function denialBudget() {
   let minute = 0;
@@ -201,10 +168,20 @@ function denialBudget() {
   };
 }
 
+/** What is dropped will be missing from the activity of keys; whoever runs this must know. */
+function reportDropped({ metrics, logger }: Deps, dropped: number): void {
+  if (dropped === 0) return;
+  metrics.droppedWindows.inc(dropped);
+  logger.warn({ dropped }, 'windows of use were dropped: the log has been away for too long');
+}
+
 async function appendClosed(deps: Deps, closed: Window[]): Promise<void> {
-  const batch = closed.slice();
-  // A window that fails stays for the next flush, where those that did not are found as duplicates.
-  await Promise.all(batch.map((window) => deps.log.append(toAppendCommand(window, deps.nodeId))));
-  closed.splice(0, batch.length);
-  await removeOpenWindows(deps.pool, batch.map(idOf));
+  // Not all at once: the log takes only so many, and a refusal must not undo what went well.
+  for (let left = closed.length; left > 0; left -= APPENDS_AT_ONCE) {
+    const batch = closed.slice(0, Math.min(left, APPENDS_AT_ONCE));
+    // A window that fails stays for the next flush, where those that did not are found as duplicates.
+    await Promise.all(batch.map((window) => deps.log.append(toAppendCommand(window, deps.nodeId))));
+    closed.splice(0, batch.length);
+    await removeOpenWindows(deps.pool, batch.map(idOf));
+  }
 }

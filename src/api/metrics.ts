@@ -6,6 +6,7 @@ export type Metrics = Readonly<{
   requests: Histogram<'route' | 'method' | 'status'>;
   exportedLines: Counter;
   runningExports: Gauge;
+  droppedWindows: Counter;
 }>;
 
 /** prom-client calls these gauges `_total`, which promtool's check refuses. */
@@ -36,6 +37,11 @@ export function createMetrics(): Metrics {
     runningExports: new Gauge({
       name: 'mailguard_audit_exports_running',
       help: 'Audit exports under way.',
+      registers: [registry],
+    }),
+    droppedWindows: new Counter({
+      name: 'mailguard_use_windows_dropped_total',
+      help: 'Windows of use that were dropped because the log was away for too long.',
       registers: [registry],
     }),
   };
