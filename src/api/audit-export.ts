@@ -5,7 +5,7 @@ import { DomainError } from '../domain/errors.ts';
 import type { Position, StoredEvent } from '../eventlog/eventlog.ts';
 import { toEvidence } from '../eventlog/evidence.ts';
 import { acceptsGzip } from './accept.ts';
-import { gather, renderEvents } from './audit-page.ts';
+import { gather, renderText } from './audit-page.ts';
 import type { AuditReading } from './audit-query.ts';
 import type { Context } from './context.ts';
 import type { Call } from './route.ts';
@@ -136,10 +136,8 @@ async function toReadable(
   { viewer }: AuditReading,
   events: readonly StoredEvent[],
 ): Promise<Batch> {
-  const lines = await renderEvents(log, events, viewer);
-  const text = lines.map((line) => `${JSON.stringify(line)}\n`).join('');
   return {
-    bytes: Buffer.from(text),
+    bytes: await renderText(log, events, viewer),
     count: events.length,
     first: events[0]?.position ?? null,
     last: events.at(-1)?.position ?? null,

@@ -1,5 +1,7 @@
+import assert from 'node:assert/strict';
 import type { EventLog, LogFilter, Position, StoredEvent } from '../eventlog/eventlog.ts';
 import { type RecordedEvent, readLine } from '../eventlog/upcast.ts';
+import { glanceSubjects, shareTexts, spliceLine } from '../projections/audit-line-text.ts';
 import {
   type AuditLine,
   subjectsOf,
@@ -54,4 +56,35 @@ export async function renderEvents(
   return parsed.map((event, index) =>
     toAuditLine(event, events[index]?.disclosures ?? '', { names, viewer }),
   );
+}
+
+/** The same lines as NDJSON; ordinary ones are spliced from the stored text, for speed. */
+export async function renderText(
+  log: EventLog,
+  events: readonly StoredEvent[],
+  viewer: Viewer,
+): Promise<Buffer> {
+  const spliced = viewer === null ? await spliceAll(log, events) : [];
+  const left = events.filter((_, index) => (spliced[index] ?? null) === null);
+  const rendered = left.length === 0 ? [] : await renderEvents(log, left, viewer);
+  const rest = rendered.map((line) => Buffer.from(`${JSON.stringify(line)}\n`)).values();
+  const lines = events.map((_, index) => {
+    const line = spliced[index] ?? rest.next().value;
+    assert(line, 'what is not spliced is rendered');
+    return line;
+  });
+  return Buffer.concat(lines);
+}
+
+/** The lines as bytes, since text would be kept in many pieces; null for each that must be parsed. */
+async function spliceAll(
+  log: EventLog,
+  events: readonly StoredEvent[],
+): Promise<readonly (Buffer | null)[]> {
+  const asked = glanceSubjects(events);
+  const shared = shareTexts(asked, await log.readNames([...asked]));
+  return events.map((event) => {
+    const text = spliceLine(event, shared);
+    return text === null ? null : Buffer.from(`${text}\n`);
+  });
 }

@@ -30,6 +30,10 @@ type Upcaster = (event: RecordedEvent) => RecordedEvent;
  */
 const UPCASTERS: Readonly<Record<string, Upcaster>> = {};
 
+/** Whether lines of a type's stored version must be read by `readLine` to be understood. */
+export const hasUpcaster = (type: string, schemaVersion: string): boolean =>
+  `${type}/${schemaVersion}` in UPCASTERS;
+
 /** Reads a committed line into today's shape; unknown types come back as they are. */
 export function readLine(line: string): RecordedEvent {
   let event = JSON.parse(line) as RecordedEvent;

@@ -33,7 +33,7 @@ export type Names = ReadonlyMap<string, SubjectNames>;
 export type Viewer = Readonly<{ knowsActor: (actor: RecordedEvent['actor']) => boolean }> | null;
 
 /** Types whose subjects always have a name, so that one without was erased. */
-const NAMED = new Set(['api_key', 'operator', 'mail_domain']);
+export const NAMED: ReadonlySet<string> = new Set(['api_key', 'operator', 'mail_domain']);
 
 /** The subjects whose names a page of lines shows. */
 export function subjectsOf(events: readonly RecordedEvent[]): string[] {
