@@ -70,6 +70,7 @@ GET answers to HEAD as well; gzip is used where it is accepted. Headers of more 
 const TAGS: Readonly<Record<string, string>> = {
   'API keys': 'Who may call, how often, and since when.',
   'Mail domains': 'The DNS domains whose mail is protected.',
+  'Sender filters': 'Senders whose mail is let through, or is not.',
   Audit: 'What happened, by whom, and what can be proved of it.',
   Service: 'The program itself.',
 };

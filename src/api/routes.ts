@@ -4,6 +4,7 @@ import { rotateKey } from './routes/api-key-rotation.ts';
 import { apiKeyRoutes } from './routes/api-keys.ts';
 import { auditRoutes } from './routes/audit.ts';
 import { mailDomainRoutes } from './routes/mail-domains.ts';
+import { senderFilterRoutes } from './routes/sender-filters.ts';
 import { serviceRoutes } from './routes/service.ts';
 
 /** The table: the server, `openapi.yaml` and the generated tests all come from it. */
@@ -12,6 +13,7 @@ export const routes: readonly AnyRoute[] = [
   rotateKey,
   keyActivity,
   ...mailDomainRoutes,
+  ...senderFilterRoutes,
   ...auditRoutes,
   ...serviceRoutes(() => routes),
 ];

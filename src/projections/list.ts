@@ -3,12 +3,16 @@ import { apiKeysProjection } from './api-keys.ts';
 import { erasuresProjection } from './erasures.ts';
 import { mailDomainsProjection } from './mail-domains.ts';
 import type { Projection } from './projector.ts';
+import { quarantineProjection } from './quarantine.ts';
 import { rateLimitsProjection } from './rate-limits.ts';
+import { senderFiltersProjection } from './sender-filters.ts';
 
 /** The projections that run. */
 export const projectionsOf = (log: EventLog): readonly Projection[] => [
   apiKeysProjection,
   mailDomainsProjection,
+  quarantineProjection,
+  senderFiltersProjection,
   rateLimitsProjection,
   erasuresProjection(log),
 ];
