@@ -7,6 +7,10 @@ import { type ApiKeyEvent, apiKey } from '../../src/domain/api-key.ts';
 import type { Json, PersonalMember } from '../../src/domain/decider.ts';
 import { EVENT_TYPES } from '../../src/domain/events.ts';
 import { type MailDomainEvent, mailDomain } from '../../src/domain/mail-domain.ts';
+import { type QuarantineBulkEvent, quarantineBulk } from '../../src/domain/quarantine-bulk.ts';
+import type { QuarantineEvent } from '../../src/domain/quarantine-language.ts';
+import { type QuarantineState, quarantinedMessage } from '../../src/domain/quarantined-message.ts';
+import { type SenderFilterEvent, senderFilter } from '../../src/domain/sender-filter.ts';
 import { canonicalJson } from '../../src/eventlog/canonical.ts';
 import { LINE_BYTES_MAX, placeLine, prepareEvent } from '../../src/eventlog/line.ts';
 import { memoryEventLog } from '../../src/eventlog/memory.ts';
@@ -72,7 +76,11 @@ describe('the committed line of every event type, as it was released', () => {
     const version = EVENT_TYPES[event.type as keyof typeof EVENT_TYPES].schemaVersion;
     expect(event.schema_version).toBe(version);
     expect(name.startsWith(`${event.type}.v`)).toBe(true);
-    const personal = fixture.event.personal.map((member) => [member.name, member.class]);
+    // Recipients are one member per mail domain, `recipients.7`, and are declared as one.
+    const personal = fixture.event.personal.map((member) => [
+      member.name.replace(/^recipients\..*/, 'recipients'),
+      member.class,
+    ]);
     const declared = EVENT_TYPES[event.type as keyof typeof EVENT_TYPES].personal;
     expect(Object.fromEntries(personal)).toEqual(declared);
     if (event.type in KEY_STATUS) {
@@ -84,8 +92,45 @@ describe('the committed line of every event type, as it was released', () => {
         event as unknown as MailDomainEvent,
       );
       expect(state.id).toBe(event.type === 'mail_domain.deleted' ? null : '7');
+    } else if (event.type.startsWith('sender_filter.')) {
+      const { status } = senderFilter.evolve(
+        senderFilter.initialState,
+        event as unknown as SenderFilterEvent,
+      );
+      expect(status).toBe(event.type === 'sender_filter.created' ? 'active' : 'ended');
+    } else if (event.type.startsWith('quarantine.bulk_')) {
+      const { status } = quarantineBulk.evolve(
+        quarantineBulk.initialState,
+        event as unknown as QuarantineBulkEvent,
+      );
+      expect(`quarantine.bulk_${BULK_TYPE[status]}`).toBe(event.type);
+    } else if (event.type.startsWith('quarantine.')) {
+      const before = { ...quarantinedMessage.initialState, recipients: 3 };
+      const { state } = quarantinedMessage.evolve(before, event as unknown as QuarantineEvent);
+      expect(state).toBe(MESSAGE_STATE[event.type] ?? 'absent');
     }
   });
+
+  const BULK_TYPE: Readonly<Record<string, string>> = {
+    running: 'requested',
+    cancelled: 'cancelled',
+    ended: 'ended',
+  };
+  /** Where an event leads; the others leave a message where it is. */
+  const MESSAGE_STATE: Readonly<Record<string, QuarantineState>> = {
+    'quarantine.added': 'held',
+    'quarantine.release_requested': 'release_requested',
+    'quarantine.release_failed': 'release_failed',
+    'quarantine.partly_released': 'held',
+    'quarantine.released': 'released',
+    'quarantine.discard_requested': 'discard_requested',
+    'quarantine.discarded': 'discarded',
+    'quarantine.reject_requested': 'reject_requested',
+    'quarantine.reject_failed': 'held',
+    'quarantine.rejected': 'rejected',
+    'quarantine.expired': 'expired',
+    'quarantine.vanished': 'vanished',
+  };
 
   const KEY_STATUS: Readonly<Record<string, string>> = {
     'api_key.created': 'active',
