@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { addAbortSignal, pipeline, Readable } from 'node:stream';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import DataStream from 'nodemailer/lib/smtp-connection/data-stream.js';
+import { oneLine } from './one-line.ts';
 import { type Reply, type SmtpConnection, SmtpLost } from './smtp-connection.ts';
 import { isDone, openSession, type SessionTimeouts, type SmtpSession } from './smtp-session.ts';
 import { formatSmtpTarget, type SmtpTarget } from './smtp-target.ts';
@@ -22,7 +23,6 @@ const TIMEOUTS: SmtpTimeouts = {
 };
 /** For one message as a whole, however steadily the server takes its bytes. */
 const TRANSFER_MS_MAX = 3_600_000;
-const REPLY_CHARS_MAX = 500;
 /** What ends a message, but for the CRLF before it. */
 const END = Buffer.from('.\r\n');
 
@@ -206,8 +206,10 @@ async function sendMessage(
  */
 async function sendData(job: Job, connection: SmtpConnection): Promise<boolean> {
   const { replyMs } = job.timeouts;
-  const message = prepended(job.options.prepend ?? '', await job.open());
-  const stuffed = pipeline(Readable.from(message), new DataStream(), () => undefined);
+  const message = Readable.from(await job.open());
+  const stuffed = new DataStream();
+  stuffed.write(job.options.prepend ?? '');
+  pipeline(message, stuffed, () => undefined);
   // A message that comes no further must not keep a connection that is gone.
   addAbortSignal(connection.lost, stuffed);
   const timer = setTimeout(connection.destroy, TRANSFER_MS_MAX);
@@ -229,14 +231,6 @@ async function sendData(job: Job, connection: SmtpConnection): Promise<boolean> 
   // What the network has told by now is heard before the point of no return.
   await nextTurn();
   return connection.isOpen() && !connection.hasReply();
-}
-
-async function* prepended(
-  prepend: string,
-  message: AsyncIterable<Uint8Array>,
-): AsyncGenerator<Uint8Array> {
-  if (prepend !== '') yield Buffer.from(prepend);
-  yield* message;
 }
 
 function settle(transaction: Transaction, recipients: Iterable<Recipient>, verdict: Verdict): void {
@@ -272,12 +266,6 @@ const lost = ({ reply, message }: SmtpLost): Verdict =>
 const textOf = ({ code, lines }: Reply): string => oneLine([code, ...lines].join(' '));
 
 const isNotAscii = (address: string): boolean => /\P{ASCII}/u.test(address);
-
-/** Without control characters, and not cut through the middle of a character. */
-function oneLine(text: string): string {
-  const line = text.replace(/[\p{Cc}\p{Zl}\p{Zp} ]+/gu, ' ').trim();
-  return line.slice(0, REPLY_CHARS_MAX).replace(/[\uD800-\uDBFF]$/, '');
-}
 
 /** Callers have checked this; a slip would let an address say SMTP commands, or a name. */
 function check({ from, to }: Envelope, { name, prepend = '' }: DeliveryOptions): void {
