@@ -1,5 +1,3 @@
-import { once } from 'node:events';
-import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import type { Logger } from 'pino';
 import { openActivity } from './api/activity.ts';
@@ -8,34 +6,42 @@ import { bootstrap } from './api/bootstrap.ts';
 import type { Context } from './api/context.ts';
 import { createCursors } from './api/cursor.ts';
 import { observeGateway } from './api/gateway-metrics.ts';
+import { listen, type Stopping, stopSignal } from './api/listening.ts';
 import { createMetrics } from './api/metrics.ts';
 import { openRateLimiter } from './api/rate-limiter.ts';
-import { routes } from './api/routes.ts';
-import { createServer } from './api/server.ts';
 import { type Clock, systemClock } from './clock.ts';
 import { type Config, requireMasterKeyFile } from './config.ts';
 import { databaseAccount, ensureSecret, makeDataDir, resolveDataDir } from './data-dir.ts';
 import { sweepOrphanCredentials } from './db/credentials.ts';
 import { purgeIdempotencyKeys } from './db/idempotency.ts';
 import { belongsToMasterKey } from './db/installation.ts';
+import { LOCKS } from './db/lock.ts';
 import { migrate } from './db/migrate.ts';
 import { type Database, openDatabase } from './db/open.ts';
 import { openClient, openPool } from './db/pool.ts';
 import type { EventLog, Position } from './eventlog/eventlog.ts';
 import { openEventLog } from './eventlog/open.ts';
 import { followKeys } from './integrations/key-follower.ts';
+import { openQuarantine, type Quarantine } from './integrations/quarantine-open.ts';
+import { endRetention } from './integrations/quarantine-retention.ts';
 import {
   expireKeys,
   revokeKeysOfMailDomain,
   revokeOrphanKeys,
   settleUnfinished,
 } from './integrations/reactors.ts';
+import {
+  endFiltersOfMailDomain,
+  endOrphanFilters,
+  expireSenderFilters,
+} from './integrations/sender-filters.ts';
 import { reapplyErasures } from './projections/erasures.ts';
 import { projectionsOf } from './projections/list.ts';
 import { loadLiveKeys } from './projections/live-keys.ts';
 import { mailDomainHistory } from './projections/mail-domain-history.ts';
 import { type Projector, startProjector } from './projections/projector.ts';
 import { purgeDenials } from './projections/rate-limits.ts';
+import { type CronJob, startCronJobs } from './scheduler/cron.ts';
 import { startPeriodicJobs } from './scheduler/periodic.ts';
 import { deriveSecrets, type Secrets } from './secrets.ts';
 
@@ -50,6 +56,7 @@ export type Gateway = Readonly<{
 export type Overrides = Readonly<{
   clock?: Clock;
   validateReplies?: boolean;
+  smtp?: Parameters<typeof openQuarantine>[1]['smtp'];
   /** Something made going on impossible; the process should end. */
   onFatal?: () => void;
 }>;
@@ -58,8 +65,6 @@ const LOG_POOL_SIZE = 4;
 const CATCH_UP_MS = 600_000;
 const FLUSH_MS = 2_000;
 const HOUR_MS = 3_600_000;
-/** Below the ten seconds after which container engines kill. */
-const DRAIN_MS = 6_000;
 
 /** Builds and starts everything, in reading order; what was started is stopped in reverse. */
 export async function startGateway(
@@ -111,6 +116,15 @@ export async function startGateway(
     stops.push(() => limiter.flush());
     stops.push(() => activity.flush(true));
     stops.push(jobs.stop);
+    const mail = { pool, log, clock, logger };
+    const quarantine = await openQuarantine(mail, {
+      ...config,
+      dir: join(dataDir, 'spool'),
+      smtp: overrides.smtp ?? {},
+    });
+    stops.push(quarantine.stop);
+    const cronJobs = cronJobsOf({ ...mail, store: quarantine.store, nodeId });
+    stops.push(startCronJobs(pool, cronJobs, logger).stop);
     const stopping = stopSignal();
     const context: Context = {
       config,
@@ -128,10 +142,14 @@ export async function startGateway(
       cursors: createCursors(log.identity, secrets.cursorKey),
       mailDomainHistory: mailDomainHistory(log),
       metrics,
+      quarantine,
       onStop: stopping.onStop,
       isStopping: stopping.isStopping,
       warnings: database.warnings,
-      revokeKeysOfMailDomain: (id, meta) => revokeKeysOfMailDomain({ log, liveKeys }, id, meta),
+      async finishMailDomainDeletion(id, meta) {
+        await revokeKeysOfMailDomain({ log, liveKeys }, id, meta);
+        await endFiltersOfMailDomain({ pool, log }, id, meta);
+      },
       unready: () => unready(database, projector, stopping),
     };
     observeGateway(context);
@@ -223,30 +241,21 @@ async function purge({ pool, clock, limiter, activity }: Purged): Promise<void> 
   await limiter.forgetDeleted();
 }
 
-type Stopping = Readonly<{
-  isStopping: () => boolean;
-  begin: () => void;
-  cutAll: () => void;
-  onStop: Context['onStop'];
-}>;
-
-function stopSignal(): Stopping {
-  const cuts = new Set<() => void>();
-  let isStopping = false;
-  return {
-    isStopping: () => isStopping,
-    begin: () => {
-      isStopping = true;
+/** What one process of a cluster does for all. */
+const cronJobsOf = (
+  deps: Parameters<typeof endRetention>[0] & Pick<Quarantine, 'store'>,
+): readonly CronJob[] => [
+  {
+    name: 'retention',
+    at: '*/5 * * * *',
+    lock: LOCKS.retention,
+    async run() {
+      await endRetention(deps);
+      await expireSenderFilters(deps);
+      await endOrphanFilters(deps);
     },
-    cutAll: () => {
-      for (const cut of [...cuts]) cut();
-    },
-    onStop: (cut) => {
-      cuts.add(cut);
-      return () => cuts.delete(cut);
-    },
-  };
-}
+  },
+];
 
 async function unready(
   { pool }: Database,
@@ -261,31 +270,4 @@ async function unready(
   } catch {
     return ['the database cannot be reached'];
   }
-}
-
-async function listen(
-  context: Context,
-  stops: (() => Promise<unknown>)[],
-  stopping: Stopping,
-): Promise<string> {
-  const { config } = context;
-  const server = createServer(context, routes);
-  server.listen(config.port, config.host);
-  await once(server, 'listening');
-  stops.push(async () => {
-    stopping.begin();
-    const closed = once(server, 'close');
-    server.close();
-    server.closeIdleConnections();
-    // Answers under way may finish; exports, which could go on for long, are cut after a while.
-    const timer = setTimeout(() => {
-      stopping.cutAll();
-      server.closeAllConnections();
-    }, DRAIN_MS);
-    await closed;
-    clearTimeout(timer);
-  });
-  const { port } = server.address() as AddressInfo;
-  const host = config.host.includes(':') ? `[${config.host}]` : config.host;
-  return `${config.tls === null ? 'http' : 'https'}://${host}:${port}`;
 }

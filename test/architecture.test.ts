@@ -25,7 +25,7 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
     'data-dir.ts',
     'secrets.ts',
   ],
-  integrations: ['domain', 'eventlog', 'projections', 'clock.ts'],
+  integrations: ['domain', 'eventlog', 'projections', 'db', 'clock.ts'],
   scheduler: [],
   cli: ['*'],
   'main.ts': ['*'],

@@ -128,6 +128,7 @@ export function requireEvidence(principal: Principal): void {
 export function viewerOf({ liveKeys }: Context, principal: Principal): Viewer {
   if (!isNarrowed(principal)) return null;
   return {
+    mailDomain: String(principal.mailDomain ?? 0),
     knowsActor: ({ type, id }) =>
       type === 'api_key' && liveKeys.mailDomainOf(Number(id)) === principal.mailDomain,
   };

@@ -1,3 +1,4 @@
+import { createHash, timingSafeEqual } from 'node:crypto';
 import type { IncomingMessage } from 'node:http';
 import type { Socket } from 'node:net';
 import type { LiveKey, LiveKeys, Refusal } from '../projections/live-keys.ts';
@@ -37,6 +38,24 @@ export function authenticate(
   const verdict = liveKeys.verify(text, nowMs);
   if (verdict.refusal === null) socket[VERIFIED] = { text, key: verdict.key };
   return verdict;
+}
+
+/**
+ * Whether a request carries the ingest password (HTTP Basic, RFC 7617, user `ingest`). With a key it is not
+ * looked at; without a password set, none is right.
+ */
+export function checkIngestPassword(
+  { headers }: IncomingMessage,
+  password: string | null,
+): 'right' | 'wrong' | 'absent' {
+  const given = /^basic ([a-z0-9+/=]+)$/i.exec(headers.authorization ?? '')?.[1];
+  if (given === undefined || headers['x-api-key'] !== undefined) return 'absent';
+  if (password === null) return 'wrong';
+  const sent = Buffer.from(given, 'base64');
+  // Digests are of one length, which is what the comparison in constant time needs.
+  const digest = (bytes: Buffer) => createHash('sha256').update(bytes).digest();
+  const isRight = timingSafeEqual(digest(sent), digest(Buffer.from(`ingest:${password}`)));
+  return isRight ? 'right' : 'wrong';
 }
 
 /** A key in a URL ends up in logs and histories, so it is refused and its owner should know. */

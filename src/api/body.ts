@@ -2,7 +2,8 @@ import type { IncomingMessage } from 'node:http';
 import { promisify } from 'node:util';
 import { brotliDecompress, gunzip, inflate } from 'node:zlib';
 import { DomainError } from '../domain/errors.ts';
-import type { AnyRoute } from './route.ts';
+import type { Context } from './context.ts';
+import type { AnyRoute, Taken } from './route.ts';
 
 const BODY_BYTES_MAX = 262_144;
 const MERGE_PATCH = 'application/merge-patch+json';
@@ -76,6 +77,22 @@ function parseJson(bytes: Buffer): unknown {
   } catch {
     throw new DomainError('bad_request', 'The body is not valid JSON.');
   }
+}
+
+/** What a route's intake makes of the body; null where a route has none. */
+export async function takeIn(
+  context: Context,
+  { intake }: AnyRoute,
+  request: IncomingMessage,
+): Promise<Taken | null> {
+  if (intake === undefined) return null;
+  const [type = ''] = (request.headers['content-type'] ?? '').toLowerCase().split(';');
+  const encoding = request.headers['content-encoding'] ?? 'identity';
+  if (!intake.mediaTypes.includes(type.trim()) || encoding !== 'identity') {
+    const accepted = intake.mediaTypes.join(' or ');
+    throw new DomainError('unsupported_media_type', `Send ${accepted}, not compressed.`);
+  }
+  return intake.receive(context, request);
 }
 
 function requireMediaType(route: AnyRoute, request: IncomingMessage): void {

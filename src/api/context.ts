@@ -2,10 +2,12 @@ import type pg from 'pg';
 import type { Logger } from 'pino';
 import type { Clock } from '../clock.ts';
 import type { Config } from '../config.ts';
+import type { MessageStore } from '../domain/message-store.ts';
 import type { EventLog, EventMeta } from '../eventlog/eventlog.ts';
 import type { LiveKeys } from '../projections/live-keys.ts';
 import type { MailDomainHistory } from '../projections/mail-domain-history.ts';
 import type { Projector } from '../projections/projector.ts';
+import type { IntentKind } from '../projections/quarantine.ts';
 import type { Secrets } from '../secrets.ts';
 import type { Activity } from './activity.ts';
 import type { AuditTrail } from './audit-trail.ts';
@@ -29,8 +31,15 @@ export type Context = Readonly<{
   mailDomainHistory: MailDomainHistory;
   secrets: Secrets;
   metrics: Metrics;
+  quarantine: Readonly<{
+    store: MessageStore;
+    /** Carries out what was asked of a message; resolves when it has an outcome, or after `waitMs`. */
+    act: (id: string, kind: IntentKind, waitMs: number) => Promise<void>;
+    /** A job was asked for or cancelled. */
+    wakeJobs: () => void;
+  }>;
   /** The rest of a mail domain's deletion, done by a reactor. */
-  revokeKeysOfMailDomain: (mailDomain: number, meta: EventMeta) => Promise<void>;
+  finishMailDomainDeletion: (mailDomain: number, meta: EventMeta) => Promise<void>;
   /** Checks every reply against its schema: on in tests, off where it would only cost. */
   validateReplies: boolean;
   /** The server takes no further requests on the connections it has. */

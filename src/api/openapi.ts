@@ -40,6 +40,11 @@ function toDocument(routes: readonly AnyRoute[]) {
     name: 'X-API-Key',
     description: '`nmg_` and 64 lower-case hex digits. Never put it into a URL.',
   });
+  registry.registerComponent('securitySchemes', 'IngestPassword', {
+    type: 'http',
+    scheme: 'basic',
+    description: 'User `ingest`, for rspamd’s metadata exporter alone.',
+  });
   for (const route of routes) registry.registerPath(toPath(route));
   return new OpenApiGeneratorV31(registry.definitions, {
     sortComponents: 'alphabetically',
@@ -65,10 +70,11 @@ Backend of a mail-security gateway: every change is an event, and the audit log 
 Every JSON answer is an envelope of exactly \`data\`, \`error\` and \`message\`; \`error\` is null or a stable code.
 Times are RFC 3339 in UTC, 64-bit values are strings. Requests carry \`X-API-Key\`; answers carry \`X-Request-Id\`,
 \`RateLimit\` and \`RateLimit-Policy\`. POST takes \`Idempotency-Key\`: for 24 hours the first answer is given again.
-GET answers to HEAD as well; gzip is used where it is accepted. Headers of more than 16 KiB are refused with 431.`;
+GET answers to HEAD as well; gzip is used where it is accepted. Headers of more than 64 KiB are refused with 431.`;
 
 const TAGS: Readonly<Record<string, string>> = {
   'API keys': 'Who may call, how often, and since when.',
+  Quarantine: 'Mail that is held: what it is, and what becomes of it.',
   'Mail domains': 'The DNS domains whose mail is protected.',
   'Sender filters': 'Senders whose mail is let through, or is not.',
   Audit: 'What happened, by whom, and what can be proved of it.',
@@ -77,10 +83,7 @@ const TAGS: Readonly<Record<string, string>> = {
 
 function toPath(route: AnyRoute): RouteConfig {
   const isPublic = route.permission.operation === 'public';
-  const { body } = route;
-  const mediaTypes = route.mergePatch
-    ? ['application/json', 'application/merge-patch+json']
-    : ['application/json'];
+  const body = bodyOf(route);
   const headers = headerParameters(route);
   return {
     method: route.method,
@@ -89,7 +92,9 @@ function toPath(route: AnyRoute): RouteConfig {
     tags: [route.tag],
     summary: route.summary,
     ...(describe(route) === '' ? {} : { description: describe(route) }),
-    security: isPublic ? [] : [{ ApiKey: [] }],
+    security: isPublic
+      ? []
+      : [{ ApiKey: [] }, ...(route.takesIngestPassword ? [{ IngestPassword: [] }] : [])],
     request: {
       ...(route.params === undefined
         ? {}
@@ -98,24 +103,25 @@ function toPath(route: AnyRoute): RouteConfig {
         ? {}
         : { query: withExamples(route.query, route.example?.query) }),
       ...(headers === null ? {} : { headers }),
-      ...(body === undefined
-        ? {}
-        : {
-            body: {
-              required: route.bodyOptional !== true,
-              content: Object.fromEntries(
-                mediaTypes.map((type) => [
-                  type,
-                  {
-                    schema: body,
-                    ...(route.example?.body === undefined ? {} : { example: route.example.body }),
-                  },
-                ]),
-              ),
-            },
-          }),
+      ...(body === null ? {} : { body }),
     },
     responses: responsesOf(route),
+  };
+}
+
+function bodyOf(route: AnyRoute) {
+  const { body, intake, example } = route;
+  const json = route.mergePatch
+    ? ['application/json', 'application/merge-patch+json']
+    : ['application/json'];
+  // The first of them is enough for a client; the others are only taken.
+  const mediaTypes = intake === undefined ? json : intake.mediaTypes.slice(0, 1);
+  const schema = intake === undefined ? body : z.string().openapi({ format: 'binary' });
+  if (schema === undefined) return null;
+  const shown = { schema, ...(example?.body === undefined ? {} : { example: example.body }) };
+  return {
+    required: route.bodyOptional !== true,
+    content: Object.fromEntries(mediaTypes.map((type) => [type, shown])),
   };
 }
 
@@ -134,7 +140,11 @@ function withExamples(shape: z.ZodObject, examples: object | undefined): z.ZodOb
 }
 
 function headerParameters(route: AnyRoute): z.ZodObject | null {
-  const headers: Record<string, z.ZodType> = {};
+  const headers: Record<string, z.ZodType> = {
+    ...(route.intake === undefined
+      ? {}
+      : withExamples(route.intake.headers, route.example?.headers).shape),
+  };
   if (route.method === 'post') {
     headers['Idempotency-Key'] = z
       .string()
@@ -229,7 +239,7 @@ function refusalsOf(route: AnyRoute): Map<number, ErrorCode[]> {
     for (const code of ['unauthorized', 'scope_forbidden', 'rate_limited'] as const)
       codes.add(code);
   }
-  if (route.body !== undefined) {
+  if (route.body !== undefined || route.intake !== undefined) {
     for (const code of ['payload_too_large', 'unsupported_media_type'] as const) codes.add(code);
   }
   if (route.method === 'post') {

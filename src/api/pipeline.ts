@@ -3,22 +3,22 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import { toTimestamp } from '../clock.ts';
 import { acceptedScopes, permits } from '../domain/access.ts';
 import { DomainError } from '../domain/errors.ts';
-import type { EventMeta } from '../eventlog/eventlog.ts';
+import { type EventMeta, subjectOf } from '../eventlog/eventlog.ts';
 import { newCommandId } from '../eventlog/handle-command.ts';
 import { isConnectionError, unavailable } from '../eventlog/unavailable.ts';
 import type { LiveKey } from '../projections/live-keys.ts';
 import { holdsApiKey, withoutApiKeys } from '../secrets.ts';
 import { requireAcceptable } from './accept.ts';
 import { headersOf, setHeaders, toEnvelope, toKept } from './answer.ts';
-import { authenticate } from './authenticate.ts';
-import { hasBody, readBody } from './body.ts';
+import { authenticate, checkIngestPassword } from './authenticate.ts';
+import { hasBody, readBody, takeIn } from './body.ts';
 import type { Context } from './context.ts';
 import { describeError, JSON_TYPE, retryAfterOf, sendEnvelope, sendText } from './envelope.ts';
 import { STATUS } from './error-status.ts';
 import { idempotent } from './idempotency.ts';
 import { invalid, parseInput, parseQuery } from './input.ts';
 import { rateLimitHeaders } from './rate-limiter.ts';
-import type { Answer, AnyRoute, Call } from './route.ts';
+import type { Answer, AnyRoute, Call, Taken } from './route.ts';
 import type { Outcome } from './use-windows.ts';
 
 /** One request on its way: what is known of it so far. */
@@ -29,6 +29,7 @@ export type Exchange = {
   readonly address: string;
   readonly startedAt: number;
   key: LiveKey | null;
+  isIngest: boolean;
   route: AnyRoute | null;
 };
 
@@ -51,6 +52,7 @@ export function beginExchange(
     address,
     startedAt: performance.now(),
     key: null,
+    isIngest: false,
     route: null,
   };
 }
@@ -64,6 +66,7 @@ export async function runRoute(
 ): Promise<void> {
   exchange.route = route;
   const { request } = exchange;
+  let taken: Taken | null = null;
   try {
     permit(context, route, exchange);
     requireAcceptable(route, request);
@@ -72,11 +75,17 @@ export async function runRoute(
       query: parseQuery(request),
       body: await readBody(route, request),
     });
-    const call = toCall(context, exchange, input);
-    if (route.method === 'post') await runIdempotently(context, route, exchange, call);
+    taken = await takeIn(context, route, request);
+    const call = toCall(context, exchange, { ...input, taken: taken?.body });
+    const told = taken?.fingerprint ?? call.body;
+    if (route.method === 'post') await runIdempotently(context, route, exchange, { call, told });
     else await sendAnswer(context, route, exchange, await route.handle(context, call));
   } catch (error) {
     sendError(context, exchange, error);
+  } finally {
+    await taken?.release().catch((error: unknown) => {
+      context.logger.warn({ err: error }, 'a body could not be forgotten');
+    });
   }
 }
 
@@ -120,6 +129,7 @@ function permit(context: Context, route: AnyRoute, exchange: Exchange): void {
   if (route.permission.operation === 'public') return;
   const { operation, reach } = route.permission;
   const { request, response, address } = exchange;
+  if (route.takesIngestPassword === true && permitIngest(context, exchange)) return;
   const { key, refusal } = authenticate(request, context.liveKeys, context.clock.nowMs());
   if (refusal !== null) {
     context.activity.denied(refusal, key, address);
@@ -146,17 +156,29 @@ function permit(context: Context, route: AnyRoute, exchange: Exchange): void {
   });
 }
 
+/** True for the ingest password; a wrong one is refused, and none leaves the request to its key. */
+function permitIngest({ config, activity }: Context, exchange: Exchange): boolean {
+  const verdict = checkIngestPassword(exchange.request, config.ingestPassword);
+  if (verdict === 'absent') return false;
+  exchange.isIngest = verdict === 'right';
+  if (exchange.isIngest) return true;
+  activity.denied('ingest_password', null, exchange.address);
+  exchange.response.setHeader('WWW-Authenticate', 'Basic realm="mailguard ingest"');
+  throw new DomainError('unauthorized', 'This is not the ingest password.');
+}
+
 /** The route's own schemas have made its input, so its handler's types hold. */
 type AnyCall = Call<never, never, never>;
 
 function toCall(
   context: Context,
   exchange: Exchange,
-  input: Readonly<{ params: unknown; query: unknown; body: unknown }>,
+  input: Readonly<{ params: unknown; query: unknown; body: unknown; taken: unknown }>,
 ): AnyCall {
-  const { request, response, key } = exchange;
+  const { request, response, key, isIngest } = exchange;
   return {
-    ...(input as { params: never; query: never; body: never }),
+    ...(input as { params: never; query: never; body: never; taken: unknown }),
+    isIngest,
     // Handlers of public routes have no caller and do not look for one.
     key: key as LiveKey,
     principal: key?.principal as LiveKey['principal'],
@@ -170,14 +192,12 @@ function toCall(
 
 const USER_AGENT_LENGTH_MAX = 512;
 
-function metaOf(context: Context, { request, requestId, address, key }: Exchange): EventMeta {
+function metaOf(context: Context, exchange: Exchange): EventMeta {
+  const { request, requestId, address } = exchange;
   const sent = request.headers['user-agent']?.slice(0, USER_AGENT_LENGTH_MAX);
   const userAgent = sent === undefined ? null : withoutApiKeys(sent);
   return {
-    actor:
-      key === null
-        ? { type: 'anonymous', id: 'anonymous' }
-        : { type: 'api_key', id: String(key.id) },
+    actor: actorOf(exchange),
     // Header bytes come as latin1; a reader of the log gets text that UTF-8 can hold.
     source: { node: context.config.nodeId, ip: address, userAgent },
     requestId,
@@ -186,6 +206,11 @@ function metaOf(context: Context, { request, requestId, address, key }: Exchange
     outcome: 'success',
     occurredAt: toTimestamp(context.clock.now()),
   };
+}
+
+function actorOf({ key, isIngest }: Exchange): EventMeta['actor'] {
+  if (key !== null) return { type: 'api_key', id: String(key.id) };
+  return isIngest ? { type: 'system', id: 'ingest' } : { type: 'anonymous', id: 'anonymous' };
 }
 
 function parseIfMatch(request: IncomingMessage): bigint | null {
@@ -202,12 +227,12 @@ async function runIdempotently(
   context: Context,
   route: AnyRoute,
   exchange: Exchange,
-  call: AnyCall,
+  { call, told }: Readonly<{ call: AnyCall; told: unknown }>,
 ): Promise<void> {
-  const { request, response, key } = exchange;
+  const { request, response } = exchange;
   const path = (request.url ?? '').split('?')[0] ?? '';
-  const principal = key === null ? 'anonymous' : `api_key:${key.id}`;
-  const use = await idempotent(context, request, { principal, path, body: call.body });
+  const principal = subjectOf(actorOf(exchange));
+  const use = await idempotent(context, request, { principal, path, body: told });
   if (use.kind === 'replay') {
     setHeaders(response, { ...use.headers, 'Idempotency-Replayed': 'true' });
     countUse(context, exchange, use.status);

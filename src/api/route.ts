@@ -1,6 +1,7 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { z } from 'zod';
 import type { Operation, Principal, Reach } from '../domain/access.ts';
+import type { Json } from '../domain/decider.ts';
 import type { ErrorCode } from '../domain/errors.ts';
 import type { EventMeta } from '../eventlog/eventlog.ts';
 import type { LiveKey } from '../projections/live-keys.ts';
@@ -18,6 +19,10 @@ export type Call<Params, Query, Body> = Readonly<{
   params: Params;
   query: Query;
   body: Body;
+  /** What the route's intake took in instead of a JSON body. */
+  taken: unknown;
+  /** The caller gave the ingest password, and has neither key nor principal. */
+  isIngest: boolean;
   principal: Principal;
   key: LiveKey;
   meta: EventMeta;
@@ -49,6 +54,23 @@ export type Answer<Reply> =
   /** The handler has written, or is writing, the response by itself. */
   | 'streamed';
 
+/** A body that is not JSON, and how it is taken in. */
+export type Intake = Readonly<{
+  mediaTypes: readonly string[];
+  /** Request headers that say more of it, for the contract. */
+  headers: z.ZodObject;
+  /** Reads the body to its end, or rejects and keeps nothing of it. */
+  receive: (context: Context, request: IncomingMessage) => Promise<Taken>;
+}>;
+
+export type Taken = Readonly<{
+  body: unknown;
+  /** What tells this body from another under the same idempotency key. */
+  fingerprint: Json;
+  /** Called when the request has ended: forgets what the handler has not made its own. */
+  release: () => Promise<void>;
+}>;
+
 type Shape = z.ZodObject;
 
 /**
@@ -73,6 +95,10 @@ export type Route<
   params?: Params;
   query?: Query;
   body?: Body;
+  /** Takes the body in instead of `body`. */
+  intake?: Intake;
+  /** May be called with the ingest password (HTTP Basic, user `ingest`) instead of a key. */
+  takesIngestPassword?: true;
   /** A body need not be sent. */
   bodyOptional?: true;
   mergePatch?: true;
@@ -87,7 +113,7 @@ export type Route<
   conditional?: true;
   /** Requests that are summed per hour instead of per minute, so that a poller does not feed itself. */
   isAuditRead?: true;
-  example?: Readonly<{ params?: object; query?: object; body?: unknown }>;
+  example?: Readonly<{ params?: object; query?: object; headers?: object; body?: unknown }>;
   handle: (
     context: Context,
     call: Call<z.output<Params>, z.output<Query>, z.output<Body>>,

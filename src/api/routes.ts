@@ -4,6 +4,7 @@ import { rotateKey } from './routes/api-key-rotation.ts';
 import { apiKeyRoutes } from './routes/api-keys.ts';
 import { auditRoutes } from './routes/audit.ts';
 import { mailDomainRoutes } from './routes/mail-domains.ts';
+import { quarantineRoutes } from './routes/quarantine.ts';
 import { senderFilterRoutes } from './routes/sender-filters.ts';
 import { serviceRoutes } from './routes/service.ts';
 
@@ -12,6 +13,7 @@ export const routes: readonly AnyRoute[] = [
   ...apiKeyRoutes,
   rotateKey,
   keyActivity,
+  ...quarantineRoutes,
   ...mailDomainRoutes,
   ...senderFilterRoutes,
   ...auditRoutes,

@@ -14,7 +14,8 @@ import { beginExchange, type Exchange, runRoute, sendError } from './pipeline.ts
 import type { AnyRoute, Method } from './route.ts';
 
 const LIMITS = {
-  maxHeaderSize: 16_384,
+  // Filters tell a message's whole envelope, and every rule it met, in headers.
+  maxHeaderSize: 65_536,
   headersTimeout: 10_000,
   requestTimeout: 60_000,
   keepAliveTimeout: 65_000,
@@ -186,7 +187,7 @@ function answerBrokenRequest(error: NodeJS.ErrnoException, socket: import('node:
   const body = JSON.stringify({
     data: null,
     error: isTooLarge ? 'headers_too_large' : 'bad_request',
-    message: isTooLarge ? 'Headers take at most 16 KiB.' : 'This is not a valid HTTP request.',
+    message: isTooLarge ? 'Headers take at most 64 KiB.' : 'This is not a valid HTTP request.',
   });
   socket.end(
     `HTTP/1.1 ${status}\r\nContent-Type: application/json; charset=utf-8\r\n` +

@@ -37,9 +37,12 @@ export type TransferResult = Readonly<{
   code: number | null;
 }>;
 
-/** A sender filter that comes with an action; its id is given out before, so that it is made once. */
+/**
+ * Sender filters that come with an action: one, one per mail domain or one per recipient, as the scope
+ * says. Their ids are given out before, so that each is made once.
+ */
 export type FilterWish = Readonly<{
-  filter_id: string;
+  filter_ids: readonly string[];
   scope: 'recipient' | 'mail_domain' | 'global';
   expires_at: string | null;
 }>;

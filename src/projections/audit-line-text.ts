@@ -201,12 +201,15 @@ function discloseAll(
     const { label, value } = opened;
     if (label === '"ip":' && ip === '') ip = stringOrNull(value);
     else if (label === '"user_agent":' && userAgent === '') userAgent = stringOrNull(value);
-    // One in `data` that is called as the source's cannot be told from it by its name.
-    else if (data.includes(label) || (hasSource && isOfSource(label))) return null;
+    // One in `data` that is called as the source's cannot be told from it by its name; recipients are
+    // sealed apart and shown together.
+    else if (data.includes(label) || isRecipients(label) || (hasSource && isOfSource(label)))
+      return null;
     else data += data === '' ? label + value : `,${label}${value}`;
   }
   return ip === '' || userAgent === '' ? null : { ip, userAgent, data };
 }
 
 const isOfSource = (label: string): boolean => label === '"ip":' || label === '"user_agent":';
+const isRecipients = (label: string): boolean => label.startsWith('"recipients.');
 const stringOrNull = (value: string): string => (value.startsWith('"') ? value : 'null');

@@ -29,8 +29,11 @@ export type AuditLine = Readonly<{
 
 export type Names = ReadonlyMap<string, SubjectNames>;
 
-/** Says which actors a narrowed reader may know; null for a reader who may know all. */
-export type Viewer = Readonly<{ knowsActor: (actor: RecordedEvent['actor']) => boolean }> | null;
+/** What a narrowed reader may know: one mail domain, and some actors; null for one who may know all. */
+export type Viewer = Readonly<{
+  mailDomain: string;
+  knowsActor: (actor: RecordedEvent['actor']) => boolean;
+}> | null;
 
 /** Types whose subjects always have a name, so that one without was erased. */
 export const NAMED: ReadonlySet<string> = new Set(['api_key', 'operator', 'mail_domain']);
@@ -80,11 +83,13 @@ export function toAuditLine(
       name: own?.name ?? null,
       ...(own?.key_prefix === undefined ? {} : { key_prefix: own.key_prefix }),
     },
-    mail_domains: event.mail_domains.map((id) => names.get(`mail_domain:${id}`)?.name ?? id),
+    mail_domains: mailDomainsFor(event, viewer, withheld).map(
+      (id) => names.get(`mail_domain:${id}`)?.name ?? id,
+    ),
     outcome: event.outcome,
     request_id: event.request_id,
     source: readSource(event, disclosed, { knowsActor, erased, withheld }),
-    data: readData(event, disclosed, erased),
+    data: readData(event, disclosed, { viewer, erased, withheld }),
     erased,
     withheld,
   };
@@ -152,22 +157,71 @@ function readSource(
   return read;
 }
 
+/** Of several mail domains, a narrowed reader is told its own. */
+function mailDomainsFor(event: RecordedEvent, viewer: Viewer, withheld: string[]) {
+  if (viewer === null) return event.mail_domains;
+  const own = event.mail_domains.filter((id) => id === viewer.mailDomain);
+  if (own.length < event.mail_domains.length) withheld.push('mail_domains');
+  return own;
+}
+
 function readData(
   event: RecordedEvent,
   disclosed: Disclosed,
-  erased: string[],
+  { viewer, erased, withheld }: { viewer: Viewer; erased: string[]; withheld: string[] },
 ): Record<string, Json | undefined> {
   const { _sd: digests, ...data } = event.data;
   if (!Array.isArray(digests)) return data;
   const read: Record<string, Json | undefined> = data;
-  for (const { name, value } of disclosed.data) read[name] = value;
-  if (disclosed.data.length === digests.length) return read;
-  // An event commits all personal members of its type or none, so what is not here was erased. A type
-  // that this release does not know can only be counted.
+  for (const { name, value } of disclosed.data) place(read, name, value, { viewer, withheld });
+  if (disclosed.data.length < digests.length) erased.push(...goneOf(event, read, withheld));
+  return read;
+}
+
+const RECIPIENTS = 'recipients.';
+/** Members that hold words about every recipient, whoever's they are. */
+const OF_ALL_RECIPIENTS = ['replies'];
+
+/** Puts a disclosed member where it belongs, unless it is another tenant's. */
+function place(
+  read: Record<string, Json | undefined>,
+  name: string,
+  value: Json,
+  { viewer, withheld }: { viewer: Viewer; withheld: string[] },
+): void {
+  const withhold = (member: string) => {
+    if (!withheld.includes(member)) withheld.push(member);
+  };
+  if (name.startsWith(RECIPIENTS)) {
+    const isOwn = viewer === null || name === RECIPIENTS + viewer.mailDomain;
+    if (!isOwn) {
+      withhold('data.recipients');
+      return;
+    }
+    const known = Array.isArray(read['recipients']) ? (read['recipients'] as Json[]) : [];
+    read['recipients'] = [...known, ...(Array.isArray(value) ? (value as Json[]) : [])];
+    return;
+  }
+  const isShared = withheld.includes('mail_domains') && OF_ALL_RECIPIENTS.includes(name);
+  if (isShared) withhold(`data.${name}`);
+  else read[name] = value;
+}
+
+/**
+ * What was erased. An event commits all personal members of its type or none, so what is not here was; of a
+ * type that this release does not know they can only be counted.
+ */
+function goneOf(
+  event: RecordedEvent,
+  read: Readonly<Record<string, unknown>>,
+  withheld: readonly string[],
+): string[] {
   const known = EVENT_TYPES[event.type as keyof typeof EVENT_TYPES] as
     | (typeof EVENT_TYPES)[keyof typeof EVENT_TYPES]
     | undefined;
-  const gone = Object.keys(known?.personal ?? {}).filter((name) => !(name in read));
-  erased.push(...(gone.length > 0 ? gone.map((name) => `data.${name}`) : ['data.*']));
-  return read;
+  const gone = Object.keys(known?.personal ?? {})
+    .filter((name) => !(name in read))
+    .map((name) => `data.${name}`)
+    .filter((member) => !withheld.includes(member));
+  return gone.length > 0 ? gone : ['data.*'];
 }

@@ -111,6 +111,21 @@ export async function findMailDomainByStream(
   return rows[0] === undefined ? null : toRow(rows[0]);
 }
 
+/** Living mail domains by the streams that their names give. */
+export async function findMailDomainsByStreams(
+  pool: pg.Pool,
+  streams: readonly string[],
+): Promise<ReadonlyMap<string, MailDomainRow>> {
+  if (streams.length === 0) return new Map();
+  const { rows } = await pool.query<Row>(`${SELECT} where d.stream = any($1)`, [streams]);
+  return new Map(rows.map((row) => [row.stream, toRow(row)]));
+}
+
+/** Where a mail domain's mail goes, as `host:port`, in order; empty when there is no such mail domain. */
+export async function findBackends(pool: pg.Pool, id: number): Promise<readonly string[]> {
+  return (await findMailDomain(pool, id))?.backendServers ?? [];
+}
+
 const toRow = (row: Row): MailDomainRow => ({
   id: Number(row.id),
   stream: row.stream,

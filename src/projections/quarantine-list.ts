@@ -130,7 +130,7 @@ async function scan(
   const candidates = candidatesOf(search, after, bind(batch), bind);
   const residue = residueOf(search, bind);
   // The left join keeps one row when nothing matches: it still says how far was looked.
-  const { rows } = await pool.query<Row & { scanned: string; last_at: string; last_id: string }>(
+  const { rows } = await pool.query<(Row | Nothing) & LookedAt>(
     `with candidates as materialized (${candidates}),
      last as (
        select count(*) over () as scanned, ${utc('arrived_at')} as last_at, id as last_id
@@ -145,11 +145,14 @@ async function scan(
   const [first] = rows;
   if (first === undefined) return { rows: [], scanned: 0, last: null };
   return {
-    rows: rows.filter(({ id }) => id !== null).map(toMessageRow),
+    rows: rows.filter((row) => row.id !== null).map(toMessageRow),
     scanned: Number(first.scanned),
     last: { arrivedAt: first.last_at, id: first.last_id },
   };
 }
+
+type LookedAt = { scanned: string; last_at: string; last_id: string };
+type Nothing = { id: null };
 
 type Bind = (value: unknown) => string;
 

@@ -198,6 +198,7 @@ async function applyOne(db: pg.ClientBase, { event, stored }: ProjectedEvent): P
 const ADVANCE = `
   update quarantined_messages
   set revision = $2, state = coalesce($3, state), is_open = is_open and not $4,
+    has_content = has_content and (not $4 or $3 = 'released'),
     results = results || $5::jsonb
   where id = $1 and revision < $2
   returning id, node_id, sender, recipients, symbols, reason, mail_domains, arrived_at::text`;

@@ -6,7 +6,7 @@ import type { Logger } from 'pino';
 import { type Clock, systemClock } from '../../src/clock.ts';
 import { type Config, loadConfig } from '../../src/config.ts';
 import { createLogger } from '../../src/logger.ts';
-import { type Gateway, startGateway } from '../../src/main.ts';
+import { type Gateway, type Overrides, startGateway } from '../../src/main.ts';
 import { issueApiKey } from '../../src/secrets.ts';
 import { createDatabase, type TestDatabase } from './database.ts';
 
@@ -59,6 +59,9 @@ export type GatewayOptions = Readonly<{
   database?: TestDatabase;
   bootstrapKey?: string;
   masterKey?: Buffer;
+  /** Kept by a restart: the spool lies there. */
+  dataDir?: string;
+  smtp?: Overrides['smtp'];
 }>;
 
 /** The whole program in this process on a database of its own, replies checked against their schemas. */
@@ -66,7 +69,7 @@ export async function startTestGateway(options: GatewayOptions = {}): Promise<Te
   const database = options.database ?? (await createDatabase());
   const bootstrapKey = options.bootstrapKey ?? issueApiKey();
   const masterKey = options.masterKey ?? randomBytes(32);
-  const dataDir = mkdtempSync(join(tmpdir(), 'mailguard-gateway-'));
+  const dataDir = options.dataDir ?? mkdtempSync(join(tmpdir(), 'mailguard-gateway-'));
   chmodSync(dataDir, 0o711);
   const config: Config = {
     ...loadConfig({ MAILGUARD_PORT: '0', MAILGUARD_NODE_ID: 'node-1' }),
@@ -81,6 +84,7 @@ export async function startTestGateway(options: GatewayOptions = {}): Promise<Te
   const gateway = await startGateway(config, logger, {
     validateReplies: true,
     ...(options.clock === undefined ? {} : { clock: options.clock }),
+    ...(options.smtp === undefined ? {} : { smtp: options.smtp }),
   });
   let names = 0;
 
@@ -139,7 +143,7 @@ export async function startTestGateway(options: GatewayOptions = {}): Promise<Te
     },
     async restart() {
       await gateway.stop();
-      return startTestGateway({ ...options, database, bootstrapKey, masterKey });
+      return startTestGateway({ ...options, database, bootstrapKey, masterKey, dataDir });
     },
     async close() {
       await gateway.stop();

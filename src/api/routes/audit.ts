@@ -4,52 +4,26 @@ import type { StoredEvent } from '../../eventlog/eventlog.ts';
 import { evidenceText } from '../../eventlog/evidence.ts';
 import { acceptedTypes } from '../accept.ts';
 import { sealedThrough, streamExport } from '../audit-export.ts';
+import { AuditLineView } from '../audit-line-view.ts';
 import { gather, renderEvents } from '../audit-page.ts';
 import { AuditQuery, requireEvidence, resolveReading, viewerOf } from '../audit-query.ts';
 import type { Context } from '../context.ts';
 import { BASE_PATH } from '../paths.ts';
 import { route } from '../route.ts';
-import { Instant, PositionText } from '../schemas.ts';
+import { PositionText } from '../schemas.ts';
 import { z } from '../zod.ts';
 
 const tag = 'Audit';
 const NDJSON = 'application/x-ndjson';
 const PAGE_LINES = 100;
 
-const Reference = z.object({ type: z.string(), id: z.string(), name: z.string().nullable() });
-const ReadableLine = z
-  .object({
-    position: z.string(),
-    cursor: z.string().optional(),
-    event_id: z.string(),
-    type: z.string(),
-    schema_version: z.number().int(),
-    stream: z.string(),
-    revision: z.string(),
-    recorded_at: Instant,
-    occurred_at: Instant,
-    actor: Reference,
-    resource: Reference.extend({ key_prefix: z.string().optional() }),
-    mail_domains: z.array(z.string()),
-    outcome: z.enum(['success', 'failure', 'denied']),
-    request_id: z.string().nullable(),
-    source: z.object({
-      node: z.string(),
-      ip: z.string().nullable(),
-      user_agent: z.string().nullable(),
-    }),
-    data: z.record(z.string(), z.unknown()),
-    erased: z.array(z.string()).openapi({ description: 'Members that were recorded and erased.' }),
-    withheld: z.array(z.string()).openapi({ description: 'Members that you may not see.' }),
-  })
-  .openapi('AuditLine');
 const EvidenceLine = z
   .object({
     line: z.record(z.string(), z.unknown()).openapi({ description: 'The committed line.' }),
     disclosures: z.array(z.string()).openapi({ description: 'SD-JWT disclosures (RFC 9901).' }),
   })
   .openapi('EvidenceLine');
-const Line = z.union([ReadableLine, EvidenceLine]);
+const Line = z.union([AuditLineView, EvidenceLine]);
 
 const read = { operation: 'read', reach: 'mail_domain' } as const;
 

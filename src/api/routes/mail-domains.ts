@@ -190,11 +190,12 @@ const deleteDomain = route({
       commandId,
       ifRevision: ifMatch,
     });
-    await context.revokeKeysOfMailDomain(row.id, meta);
+    await context.finishMailDomainDeletion(row.id, meta);
     const { position: head } = await context.log.head();
     const isDone = await context.projector.caughtUp(position === null ? 0n : head, [
       'mail_domains',
       'api_keys',
+      'sender_filters',
     ]);
     return { data: null, status: isDone ? 200 : 202 };
   },

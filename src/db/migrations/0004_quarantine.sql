@@ -21,12 +21,14 @@ create table quarantined_messages (
   arrived_at timestamptz not null,
   expires_at timestamptz not null,
   mail_domains bigint[] not null,
+  -- Whether the store should still have its bytes: also of a released one, until its retention ends.
+  has_content boolean not null default true,
   -- Results of the last release or rejection, per recipient.
   results jsonb not null default '{}'
 );
 create index quarantined_messages_newest on quarantined_messages (is_open, arrived_at desc, id desc);
 create index quarantined_messages_queue on quarantined_messages (node_id, queue_id);
-create index quarantined_messages_due on quarantined_messages (expires_at) where is_open;
+create index quarantined_messages_due on quarantined_messages (expires_at) where has_content;
 
 -- An inverted index of what is searched for exactly: `domain:7`, `sender:a@b`, `symbol:X`, … Its order is the
 -- list's own, so that a page of matches costs a page, however many messages there are.

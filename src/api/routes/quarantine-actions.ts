@@ -1,0 +1,348 @@
+import { nextId } from '../../db/ids.ts';
+import { isNarrowed } from '../../domain/access.ts';
+import { DomainError } from '../../domain/errors.ts';
+import {
+  type FilterWish,
+  TRAINING_CLASSES,
+  type TrainingOutcome,
+} from '../../domain/quarantine-language.ts';
+import { quarantinedMessage, quarantinedMessageStream } from '../../domain/quarantined-message.ts';
+import { FILTER_SCOPES } from '../../domain/sender-filter.ts';
+import { handleCommand } from '../../eventlog/handle-command.ts';
+import { readLine } from '../../eventlog/upcast.ts';
+import { findBackends } from '../../projections/mail-domains.ts';
+import type { IntentKind } from '../../projections/quarantine.ts';
+import { findMessages, type MessageRow } from '../../projections/quarantine-list.ts';
+import type { Context } from '../context.ts';
+import { invalid } from '../input.ts';
+import {
+  findVisibleMessage,
+  type MessagePath,
+  type NumberedRecipient,
+  numbered,
+  QuarantineItem,
+  requireAllRecipients,
+  targetOf,
+  viewMessage,
+} from '../quarantine-view.ts';
+import { type Answer, type Call, route } from '../route.ts';
+import { Text, Timestamp } from '../schemas.ts';
+import { z } from '../zod.ts';
+import { atBothPaths } from './quarantine-paths.ts';
+
+const tag = 'Quarantine';
+const act = { operation: 'quarantine_act', reach: 'mail_domain' } as const;
+/** How long an answer waits for the outcome before it says that it is under way. */
+const OUTCOME_WAIT_MS = 10_000;
+const FILTERS_MAX = 100;
+
+const Filter = z
+  .strictObject({
+    scope: z.enum(FILTER_SCOPES),
+    expires_at: Timestamp.optional(),
+  })
+  .openapi({ description: 'A sender filter that is made with the action.' });
+const Reason = Text(1_000).optional();
+const errors = ['not_found', 'foreign_recipients', 'state_conflict'] as const;
+
+const releases = atBothPaths('release', (at) =>
+  route({
+    ...at,
+    id: at.named('releaseMessage'),
+    method: 'post',
+    tag,
+    summary: 'Deliver a held message to its recipients.',
+    description:
+      'One SMTP transaction per mail domain to its backend servers. 200 once every recipient who was asked ' +
+      'for was accepted, 202 while it is tried again, 409 `release_failed` (with the item) when a ' +
+      'server refused for good. A repeat answers the first result and sends nothing twice.',
+    permission: act,
+    body: z.strictObject({
+      recipients: z
+        .array(z.string().max(320))
+        .min(1)
+        .max(1_000)
+        .optional()
+        .openapi({ description: 'All of them, when left out.' }),
+      allow_sender: Filter.optional(),
+      reason: Reason,
+    }),
+    bodyOptional: true,
+    reply: QuarantineItem,
+    message: 'Released',
+    errors: [...errors, 'no_route', 'release_failed'],
+    handle: (context, call) => release(context, call),
+  }),
+);
+
+const discards = atBothPaths('discard', (at) =>
+  route({
+    ...at,
+    id: at.named('discardMessage'),
+    method: 'post',
+    tag,
+    summary: 'Delete a held message; nobody is told.',
+    permission: act,
+    body: z.strictObject({ block_sender: Filter.optional(), reason: Reason }),
+    bodyOptional: true,
+    reply: QuarantineItem,
+    message: 'Discarded',
+    errors,
+    async handle(context, call) {
+      const row = await findActionable(context, call);
+      const wish = call.body.block_sender;
+      const blockSender = wish === undefined ? null : await toWish(context, call, row, wish, null);
+      const reason = call.body.reason ?? null;
+      await tell(context, call, row, { type: 'RequestDiscard', blockSender, reason });
+      return outcomeOf(context, call, row, 'discard');
+    },
+  }),
+);
+
+const rejects = atBothPaths('reject', (at) =>
+  route({
+    ...at,
+    id: at.named('rejectMessage'),
+    method: 'post',
+    tag,
+    summary: 'Send a held message back to its sender, and delete it.',
+    description:
+      'The bounce goes through `MAILGUARD_SMTP_RELAY`. Senders of spam are often forged: a bounce then ' +
+      'reaches somebody who has sent nothing.',
+    permission: act,
+    body: z.strictObject({ reason: Reason }),
+    bodyOptional: true,
+    reply: QuarantineItem,
+    message: 'Rejected',
+    errors: [...errors, 'reject_failed'],
+    async handle(context, call) {
+      const row = await findActionable(context, call);
+      requireBounceable(context, row);
+      const reason = call.body.reason ?? null;
+      await tell(context, call, row, { type: 'RequestReject', reason });
+      return outcomeOf(context, call, row, 'reject');
+    },
+  }),
+);
+
+const Trained = z
+  .object({
+    outcome: z
+      .enum(['learned', 'already_known', 'refused', 'unavailable'])
+      .nullable()
+      .openapi({ description: 'Null while it is under way (202).' }),
+  })
+  .openapi('TrainingOutcome');
+
+const retrains = atBothPaths('retrain', (at) =>
+  route({
+    ...at,
+    id: at.named('retrainMessage'),
+    method: 'post',
+    tag,
+    summary: 'Teach the filter that a message is spam, or that it is not.',
+    description:
+      '`refused`: the filter could not learn from it. `unavailable`: nothing was learned, try again later. ' +
+      'What is done to the message itself stays apart.',
+    permission: act,
+    body: z.strictObject({ class: z.enum(TRAINING_CLASSES) }),
+    reply: Trained,
+    errors: ['not_found', 'foreign_recipients', 'content_gone'],
+    example: { body: { class: 'ham' } },
+    handle: (context, call) => retrain(context, call),
+  }),
+);
+
+export const quarantineActionRoutes = [...releases, ...discards, ...rejects, ...retrains];
+
+type ActionCall<Body> = Call<MessagePath, unknown, Body>;
+type Item = z.input<typeof QuarantineItem>;
+
+async function findActionable(
+  context: Context,
+  { params, principal }: ActionCall<unknown>,
+): Promise<MessageRow> {
+  const row = await findVisibleMessage(context, principal, params);
+  requireAllRecipients(row, principal);
+  return row;
+}
+
+type Release = Readonly<{
+  recipients?: string[] | undefined;
+  allow_sender?: z.output<typeof Filter> | undefined;
+  reason?: string | undefined;
+}>;
+
+async function release(context: Context, call: ActionCall<Release>): Promise<Answer<Item>> {
+  const row = await findActionable(context, call);
+  const { body } = call;
+  const wanted = chooseRecipients(row, body.recipients);
+  const isIdle = row.state === 'held' || row.state === 'release_failed';
+  if (isIdle) await requireRoutes(context, wanted ?? numbered(row.recipients));
+  const allowSender =
+    body.allow_sender === undefined
+      ? null
+      : await toWish(context, call, row, body.allow_sender, wanted);
+  await tell(context, call, row, {
+    type: 'RequestRelease',
+    recipients: wanted?.map(({ number }) => number) ?? null,
+    allowSender,
+    reason: body.reason ?? null,
+  });
+  return outcomeOf(context, call, row, 'release');
+}
+
+/** The recipients that were asked for; null for all. Addresses are compared without regard to case. */
+function chooseRecipients(
+  row: MessageRow,
+  asked: readonly string[] | undefined,
+): readonly NumberedRecipient[] | null {
+  if (asked === undefined) return null;
+  const all = numbered(row.recipients);
+  const wanted = new Set(asked.map((address) => address.toLowerCase()));
+  const found = all.filter(({ address }) => wanted.has(address.toLowerCase()));
+  const known = new Set(found.map(({ address }) => address.toLowerCase()));
+  const issues = [...wanted].flatMap((address, index) =>
+    known.has(address) ? [] : [{ path: `recipients.${index}`, message: 'is no recipient of it' }],
+  );
+  if (issues.length > 0) throw invalid(issues);
+  return found.length === all.length ? null : found;
+}
+
+async function requireRoutes(
+  { pool }: Context,
+  wanted: readonly NumberedRecipient[],
+): Promise<void> {
+  const domains = new Set(wanted.map(({ mailDomain }) => mailDomain));
+  for (const domain of domains) {
+    if (domain !== null && (await findBackends(pool, domain)).length > 0) continue;
+    throw new DomainError('no_route', 'A recipient’s mail domain has no backend server.');
+  }
+}
+
+function requireBounceable({ config }: Context, row: MessageRow): void {
+  if (row.state !== 'held' && row.state !== 'release_failed') return;
+  if (config.smtpRelay === null) {
+    throw new DomainError('state_conflict', 'Nothing can be rejected: no SMTP relay is set.');
+  }
+  if (row.sender) return;
+  // RFC 5321 section 4.5.5: what came from the null sender is itself a notice, and is not answered.
+  throw new DomainError('state_conflict', 'The message has no sender to be sent back to.');
+}
+
+/** Ids for the filters that an action brings, given out before it so that each is made once. */
+async function toWish(
+  { pool, clock }: Context,
+  { principal }: ActionCall<unknown>,
+  row: MessageRow,
+  asked: z.output<typeof Filter>,
+  wanted: readonly NumberedRecipient[] | null,
+): Promise<FilterWish> {
+  if (asked.scope === 'global' && isNarrowed(principal)) {
+    throw new DomainError('scope_forbidden', 'A global filter is not for a narrowed key.');
+  }
+  const issue = (message: string) => invalid([{ path: 'scope', message }]);
+  if (!row.sender) throw issue('needs a sender, and the message has none');
+  if (asked.expires_at !== undefined && Date.parse(asked.expires_at) <= clock.nowMs()) {
+    throw invalid([{ path: 'expires_at', message: 'must be in the future' }]);
+  }
+  const count = {
+    global: 1,
+    mail_domain: row.mailDomains.length,
+    recipient: (wanted ?? numbered(row.recipients)).length,
+  }[asked.scope];
+  if (count === 0) throw issue('needs a recipient in a known mail domain');
+  if (count > FILTERS_MAX) throw issue(`would make more than ${FILTERS_MAX} filters`);
+  const ids: string[] = [];
+  for (let made = 0; made < count; made += 1) ids.push(String(await nextId(pool, 'sender_filter')));
+  return { filter_ids: ids, scope: asked.scope, expires_at: asked.expires_at ?? null };
+}
+
+type Command = Parameters<typeof quarantinedMessage.decide>[0];
+
+function tell(
+  context: Context,
+  { meta, commandId }: ActionCall<unknown>,
+  row: MessageRow,
+  command: Command,
+) {
+  return handleCommand(context.log, quarantinedMessage, {
+    ...targetOf(row),
+    command,
+    meta,
+    commandId,
+  });
+}
+
+const FAILED = {
+  release: ['release_failed', 'Not every recipient was accepted; the message is still held.'],
+  reject: ['reject_failed', 'The bounce was not accepted; the message is still held.'],
+} as const;
+
+/** The item once the action has an outcome, or as far as it is. */
+async function outcomeOf(
+  context: Context,
+  { principal }: ActionCall<unknown>,
+  { id }: MessageRow,
+  kind: Exclude<IntentKind, 'retrain'>,
+): Promise<Answer<Item>> {
+  await context.quarantine.act(id, kind, OUTCOME_WAIT_MS);
+  const { position } = await context.log.head();
+  await context.projector.caughtUp(position, ['quarantine']);
+  const [row] = await findMessages(context.pool, [id]);
+  if (row === undefined) throw new Error('a message without a row');
+  const data = await viewMessage(context, principal, row);
+  const isUnderWay = row.state === `${kind}_requested`;
+  if (isUnderWay) return { data, status: 202, message: 'Under way', revision: row.revision };
+  const hasFailed =
+    row.state === 'release_failed' ||
+    row.state === 'vanished' ||
+    (kind === 'reject' && row.state === 'held');
+  if (hasFailed && kind !== 'discard') {
+    const [code, message] = FAILED[kind];
+    throw new DomainError(code, message, data);
+  }
+  return { data, revision: row.revision };
+}
+
+async function retrain(
+  context: Context,
+  call: ActionCall<Readonly<{ class: 'spam' | 'ham' }>>,
+): Promise<Answer<z.input<typeof Trained>>> {
+  const row = await findActionable(context, call);
+  const opened = await context.quarantine.store.open(row.id);
+  if (opened === null) {
+    throw new DomainError('content_gone', `The message is ${row.state}; its bytes are not kept.`);
+  }
+  await opened.bytes[Symbol.asyncIterator]().return?.();
+  const { revision } = await tell(context, call, row, {
+    type: 'RequestRetrain',
+    class: call.body.class,
+  });
+  const deadline = performance.now() + OUTCOME_WAIT_MS;
+  for (;;) {
+    const left = deadline - performance.now();
+    if (left <= 0) return { data: { outcome: null }, status: 202, message: 'Under way' };
+    await context.quarantine.act(row.id, 'retrain', left);
+    const outcome = await readTraining(context, row.id, revision);
+    if (outcome !== null) return { data: { outcome } };
+  }
+}
+
+const EVENTS_MAX = 10_000;
+
+/** What came of the training that was asked for at a revision: requests are met in their order. */
+async function readTraining(
+  { log }: Context,
+  id: string,
+  revision: bigint,
+): Promise<TrainingOutcome | null> {
+  const stored = await log.readStream(quarantinedMessageStream(id), 0n, EVENTS_MAX);
+  const events = stored.map(({ line }) => readLine(line));
+  const isRequest = ({ type }: { type: string }) => type === 'quarantine.retrain_requested';
+  const before = events.slice(0, Number(revision)).filter(isRequest).length;
+  const ends = events.filter(
+    ({ type }) => type === 'quarantine.retrained' || type === 'quarantine.retrain_failed',
+  );
+  return (ends[before]?.data as { outcome: TrainingOutcome } | undefined)?.outcome ?? null;
+}

@@ -1,0 +1,177 @@
+import { pipeline } from 'node:stream/promises';
+import { DomainError } from '../../domain/errors.ts';
+import { quarantinedMessage, quarantinedMessageStream } from '../../domain/quarantined-message.ts';
+import { handleCommand } from '../../eventlog/handle-command.ts';
+import { AuditLineView } from '../audit-line-view.ts';
+import { renderEvents } from '../audit-page.ts';
+import { viewerOf } from '../audit-query.ts';
+import type { Context } from '../context.ts';
+import { PREVIEW_BYTES_MAX, previewMail } from '../mail-preview.ts';
+import {
+  findVisibleMessage,
+  MailPreviewView,
+  type MessagePath,
+  QuarantineItem,
+  requireAllRecipients,
+  targetOf,
+  viewMessage,
+} from '../quarantine-view.ts';
+import { type Answer, type Call, route } from '../route.ts';
+import { z } from '../zod.ts';
+import { atBothPaths, MESSAGE_BY_ID } from './quarantine-paths.ts';
+
+const tag = 'Quarantine';
+const read = { operation: 'quarantine_read', reach: 'mail_domain' } as const;
+const HISTORY_EVENTS_MAX = 1_000;
+const PREVIEWS_MAX = 4;
+
+const getMessage = route({
+  ...MESSAGE_BY_ID,
+  id: 'getQuarantinedMessage',
+  method: 'get',
+  tag,
+  summary: 'Show one held message.',
+  permission: read,
+  reply: QuarantineItem,
+  errors: ['not_found'],
+  async handle(context, { params, principal }) {
+    const row = await findVisibleMessage(context, principal, params);
+    return { data: await viewMessage(context, principal, row), revision: row.revision };
+  },
+});
+
+const bodies = atBothPaths('body', (at) =>
+  route({
+    ...at,
+    id: at.named('getQuarantinedBody'),
+    method: 'get',
+    tag,
+    summary: 'Download the raw message. The download is an event.',
+    permission: read,
+    reply: z.null(),
+    produces: { 'message/rfc822': 'The message, byte for byte as it was handed in.' },
+    errors: ['not_found', 'foreign_recipients', 'content_gone'],
+    async handle(context, call) {
+      await streamBody(context, call);
+      return 'streamed';
+    },
+  }),
+);
+
+const previews = atBothPaths('preview', (at) =>
+  route({
+    ...at,
+    id: at.named('previewQuarantinedMessage'),
+    method: 'get',
+    tag,
+    summary: 'Show a message without its dangers. The look is an event.',
+    description:
+      'HTML has no scripts, no live links and loads nothing; attachments are named, never unpacked. At ' +
+      `most the first ${PREVIEW_BYTES_MAX} bytes are looked at.`,
+    permission: read,
+    reply: MailPreviewView,
+    errors: ['not_found', 'foreign_recipients', 'content_gone'],
+    handle: (context, call) => preview(context, call),
+  }),
+);
+
+const histories = atBothPaths('history', (at) =>
+  route({
+    ...at,
+    id: at.named('getQuarantineHistory'),
+    method: 'get',
+    tag,
+    summary: 'Everything that happened to a message, in order.',
+    permission: read,
+    reply: z.array(AuditLineView),
+    errors: ['not_found'],
+    async handle(context, { params, principal }) {
+      const row = await findVisibleMessage(context, principal, params);
+      const stream = quarantinedMessageStream(row.id);
+      const events = await context.log.readStream(stream, 0n, HISTORY_EVENTS_MAX);
+      const lines = await renderEvents(context.log, events, viewerOf(context, principal));
+      return { data: lines as never };
+    },
+  }),
+);
+
+export const quarantineReadRoutes = [getMessage, ...bodies, ...previews, ...histories];
+
+type ReadCall = Call<MessagePath, unknown, unknown>;
+
+async function streamBody(context: Context, call: ReadCall): Promise<void> {
+  const { response, request } = call;
+  const { row, opened } = await open(context, call, 'body');
+  response.setHeader('Content-Type', 'message/rfc822');
+  response.setHeader('Content-Length', String(opened.sizeBytes));
+  response.setHeader('Content-Disposition', `attachment; filename="${row.id}.eml"`);
+  if (request.method === 'HEAD') {
+    await opened.bytes[Symbol.asyncIterator]().return?.();
+    response.end();
+    return;
+  }
+  // A client that goes away ends the stream, and with it the file.
+  await pipeline(opened.bytes, response).catch((error: unknown) => {
+    context.logger.debug({ err: error, message_id: row.id }, 'a download was cut');
+    response.destroy();
+  });
+}
+
+let previewing = 0;
+
+async function preview(
+  context: Context,
+  call: ReadCall,
+): Promise<Answer<z.input<typeof MailPreviewView>>> {
+  if (previewing >= PREVIEWS_MAX) {
+    throw new DomainError('unavailable', `${PREVIEWS_MAX} previews are under way; try again.`, {
+      retry_after_seconds: 1,
+    });
+  }
+  previewing += 1;
+  try {
+    const { opened } = await open(context, call, 'preview');
+    const bytes = await readStart(opened.bytes);
+    return { data: await previewMail(bytes, opened.sizeBytes) };
+  } finally {
+    previewing -= 1;
+  }
+}
+
+/** A message's bytes for one reader, recorded before the first of them leaves. */
+async function open(
+  context: Context,
+  { params, principal, meta, commandId, request }: ReadCall,
+  what: 'body' | 'preview',
+) {
+  const row = await findVisibleMessage(context, principal, params);
+  requireAllRecipients(row, principal);
+  const opened = await context.quarantine.store.open(row.id);
+  if (opened === null) {
+    throw new DomainError('content_gone', `The message is ${row.state}; its bytes are not kept.`);
+  }
+  if (request.method === 'HEAD') return { row, opened };
+  try {
+    await handleCommand(context.log, quarantinedMessage, {
+      ...targetOf(row),
+      command: { type: 'ReadContent', what },
+      meta,
+      commandId,
+    });
+  } catch (error) {
+    await opened.bytes[Symbol.asyncIterator]().return?.();
+    throw error;
+  }
+  return { row, opened };
+}
+
+async function readStart(bytes: AsyncIterable<Uint8Array>): Promise<Uint8Array> {
+  const chunks: Uint8Array[] = [];
+  let length = 0;
+  for await (const chunk of bytes) {
+    chunks.push(chunk);
+    length += chunk.length;
+    if (length >= PREVIEW_BYTES_MAX) break;
+  }
+  return Buffer.concat(chunks).subarray(0, PREVIEW_BYTES_MAX);
+}

@@ -1,0 +1,117 @@
+import { type Clock, toTimestamp } from '../clock.ts';
+import type { AddedData, FilterWish, TrainingClass } from '../domain/quarantine-language.ts';
+import {
+  type QuarantinedMessage,
+  quarantinedMessage,
+  quarantinedMessageStream,
+} from '../domain/quarantined-message.ts';
+import type { EventLog, EventMeta, StoredEvent } from '../eventlog/eventlog.ts';
+import { openDisclosure, splitDisclosures } from '../eventlog/personal.ts';
+import { type RecordedEvent, readLine } from '../eventlog/upcast.ts';
+import { type DisclosedMessage, readAdded } from '../projections/quarantine.ts';
+
+/** A message as its own events tell it: what an action on it needs to know. */
+export type OpenedHistory = Readonly<{
+  id: string;
+  stream: string;
+  state: QuarantinedMessage;
+  mailDomains: readonly string[];
+  disclosed: DisclosedMessage;
+  arrivedAt: string;
+  /** The request that is under way, or was last. */
+  asked: RecordedEvent | null;
+  reason: string | null;
+  wish: Readonly<{
+    kind: 'allow' | 'block';
+    filters: FilterWish;
+    recipients: number[] | null;
+  }> | null;
+  /** Trainings that were asked for and have no outcome, the oldest first. */
+  openTraining: readonly Readonly<{ class: TrainingClass }>[];
+  /** What came of the last training; null while one is open. */
+  lastTraining: string | null;
+}>;
+
+const EVENTS_MAX = 10_000;
+const ACTIONS = [
+  'quarantine.release_requested',
+  'quarantine.discard_requested',
+  'quarantine.reject_requested',
+];
+
+/** Reads a message's stream; throws when there is none. */
+export async function readHistory(log: EventLog, id: string): Promise<OpenedHistory> {
+  const stream = quarantinedMessageStream(id);
+  const stored = await log.readStream(stream, 0n, EVENTS_MAX);
+  const events = stored.map(({ line }) => readLine(line));
+  const [added] = events;
+  const [first] = stored;
+  if (added === undefined || first === undefined) throw new Error(`no message ${id}`);
+  const at = events.findLastIndex(({ type }) => ACTIONS.includes(type));
+  const asked = events[at] ?? null;
+  return {
+    id,
+    stream,
+    state: events.reduce(
+      (state, event) => quarantinedMessage.evolve(state, event as never),
+      quarantinedMessage.initialState,
+    ),
+    mailDomains: added.mail_domains,
+    disclosed: readAdded({ event: added, stored: first }),
+    arrivedAt: (added.data as unknown as AddedData).arrived_at,
+    asked,
+    reason: reasonIn(stored[at]),
+    wish: wishOf(asked),
+    ...trainingOf(events),
+  };
+}
+
+function reasonIn(stored: StoredEvent | undefined): string | null {
+  const value = splitDisclosures(stored?.disclosures ?? '')
+    .map(openDisclosure)
+    .find(({ name }) => name === 'reason')?.value;
+  return typeof value === 'string' ? value : null;
+}
+
+function wishOf(asked: RecordedEvent | null): OpenedHistory['wish'] {
+  const data = asked?.data as
+    | Readonly<{
+        allow_sender?: FilterWish | null;
+        block_sender?: FilterWish | null;
+        recipients?: number[] | null;
+      }>
+    | undefined;
+  const recipients = data?.recipients ?? null;
+  if (data?.allow_sender) return { kind: 'allow', filters: data.allow_sender, recipients };
+  if (data?.block_sender) return { kind: 'block', filters: data.block_sender, recipients };
+  return null;
+}
+
+function trainingOf(
+  events: readonly RecordedEvent[],
+): Pick<OpenedHistory, 'openTraining' | 'lastTraining'> {
+  const requests = events.filter(({ type }) => type === 'quarantine.retrain_requested');
+  const ends = events.filter(
+    ({ type }) => type === 'quarantine.retrained' || type === 'quarantine.retrain_failed',
+  );
+  const open = requests.slice(ends.length).map(({ data }) => data as { class: TrainingClass });
+  const last = ends.at(-1)?.data as { outcome: string } | undefined;
+  return { openTraining: open, lastTraining: open.length > 0 ? null : (last?.outcome ?? null) };
+}
+
+/** What follows from a request is the system's doing, and correlated with it. */
+export function metaAfter(
+  { asked }: Pick<OpenedHistory, 'asked'>,
+  { nodeId, clock }: Readonly<{ nodeId: string; clock: Clock }>,
+): EventMeta {
+  const now = clock.now();
+  return {
+    actor: { type: 'system', id: 'mailguard' },
+    source: { node: nodeId, ip: null, userAgent: null },
+    requestId: null,
+    correlationId: asked?.correlation_id ?? `system-${now.getTime()}`,
+    causationId: asked?.event_id ?? null,
+    outcome: 'success',
+    occurredAt: toTimestamp(now),
+  };
+}

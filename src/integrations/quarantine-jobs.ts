@@ -1,0 +1,230 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import type pg from 'pg';
+import type { Logger } from 'pino';
+import { type Clock, toTimestamp } from '../clock.ts';
+import {
+  countJobItems,
+  endJob,
+  findJobItems,
+  findOpenJobs,
+  type JobItem,
+  type JobRow,
+  saveJobItem,
+} from '../db/quarantine-jobs.ts';
+import type { Actor } from '../domain/decider.ts';
+import { DomainError } from '../domain/errors.ts';
+import {
+  type BulkAction,
+  quarantineBulk,
+  quarantineBulkStream,
+} from '../domain/quarantine-bulk.ts';
+import type { QuarantineCommand, TrainingClass } from '../domain/quarantine-language.ts';
+import { quarantinedMessage } from '../domain/quarantined-message.ts';
+import type { EventLog, EventMeta } from '../eventlog/eventlog.ts';
+import { commandIdOf, handleCommand } from '../eventlog/handle-command.ts';
+import { findBackends } from '../projections/mail-domains.ts';
+import { readHistory } from './quarantine-history.ts';
+import type { QuarantineWorker } from './quarantine-worker.ts';
+
+/** What a job has to know to go on after a restart. */
+export type BulkRequest = Readonly<{
+  action: BulkAction;
+  class: TrainingClass | null;
+  dryRun: boolean;
+  reason: string | null;
+  actor: Actor;
+  requestId: string | null;
+  correlationId: string;
+  /** The caller's mail domain, which every recipient must be in; null for one who sees all. */
+  mailDomain: number | null;
+}>;
+
+type Deps = Readonly<{
+  pool: pg.Pool;
+  log: EventLog;
+  clock: Clock;
+  logger: Logger;
+  nodeId: string;
+  worker: QuarantineWorker;
+  /** Whether bounces can be sent at all. */
+  canReject: boolean;
+}>;
+
+export type JobRunner = Readonly<{ wake: () => void; stop: () => Promise<void> }>;
+
+const LOOK_MS = 1_000;
+const JOBS_AT_ONCE = 4;
+const PAGE_ITEMS = 200;
+const ITEMS_AT_ONCE = 12;
+/** How long an item waits for its outcome before the job goes on, and says that it is under way. */
+const ITEM_WAIT_MS = 60_000;
+
+/**
+ * Runs bulk jobs, those that a crash has left among them: an item that was begun finds its own events, so nothing is
+ * done twice.
+ */
+export function startQuarantineJobs(deps: Deps): JobRunner {
+  const abort = new AbortController();
+  let wake: () => void = () => undefined;
+  const looking = (async () => {
+    while (!abort.signal.aborted) {
+      const woken = new Promise<void>((resolve) => {
+        wake = resolve;
+      });
+      const jobs = await findOpenJobs<BulkRequest>(deps.pool, JOBS_AT_ONCE).catch(() => []);
+      await Promise.all(jobs.map((job) => runJob(deps, job, abort.signal)));
+      if (jobs.length > 0) continue;
+      const timer = new AbortController();
+      const signal = AbortSignal.any([abort.signal, timer.signal]);
+      await Promise.race([woken, sleep(LOOK_MS, undefined, { signal }).catch(() => undefined)]);
+      timer.abort();
+    }
+  })();
+  return {
+    wake: () => wake(),
+    async stop() {
+      abort.abort();
+      wake();
+      await looking;
+    },
+  };
+}
+
+async function runJob(deps: Deps, job: JobRow<BulkRequest>, signal: AbortSignal): Promise<void> {
+  try {
+    await runItems(deps, job, signal);
+  } catch (error) {
+    if (!signal.aborted) deps.logger.warn({ err: error, job_id: job.id }, 'a job is tried again');
+    await sleep(LOOK_MS, undefined, { signal }).catch(() => undefined);
+  }
+}
+
+async function runItems(deps: Deps, job: JobRow<BulkRequest>, signal: AbortSignal): Promise<void> {
+  if (job.state === 'running') {
+    const page = { after: 0, limit: PAGE_ITEMS, open: true };
+    const items = await findJobItems(deps.pool, job.id, page);
+    for (let at = 0; at < items.length; at += ITEMS_AT_ONCE) {
+      if (signal.aborted) return;
+      await Promise.all(
+        items.slice(at, at + ITEMS_AT_ONCE).map((item) => runItem(deps, job, item, signal)),
+      );
+    }
+    // The next turn reads the job anew: it may have been cancelled meanwhile.
+    if (items.length > 0) return;
+  }
+  if (signal.aborted) return;
+  const counts = await countJobItems(deps.pool, job.id);
+  const { pending = 0, ...done } = counts;
+  await handleCommand(deps.log, quarantineBulk, {
+    stream: quarantineBulkStream(job.id),
+    resource: { type: 'quarantine_bulk', id: job.id },
+    mailDomains: mailDomainsOf(job.request),
+    command: {
+      type: 'EndBulk',
+      counts: pending === 0 ? done : { ...done, cancelled: pending + (done['cancelled'] ?? 0) },
+    },
+    meta: { ...metaOf(deps, job), actor: { type: 'system', id: 'mailguard' } },
+    commandId: commandIdOf(job.createdAt.getTime(), `end/${job.id}`),
+  });
+  await endJob(deps.pool, job.id, deps.clock.now());
+}
+
+async function runItem(
+  deps: Deps,
+  job: JobRow<BulkRequest>,
+  { ordinal, messageId }: JobItem,
+  signal: AbortSignal,
+): Promise<void> {
+  let outcome: string;
+  let error: string | null = null;
+  try {
+    outcome = await actOn(deps, job, messageId);
+  } catch (thrown) {
+    if (!(thrown instanceof DomainError) || thrown.code === 'unavailable') throw thrown;
+    outcome = 'refused';
+    error = thrown.code;
+  }
+  // What was cut by stopping has no outcome yet: it is found under way at the next start.
+  if (signal.aborted && outcome === 'under_way') return;
+  await saveJobItem(deps.pool, job.id, { ordinal, outcome, error });
+}
+
+async function actOn(deps: Deps, job: JobRow<BulkRequest>, id: string): Promise<string> {
+  const { request } = job;
+  const before = await readHistory(deps.log, id).catch(() => null);
+  const isVisible =
+    request.mailDomain === null || before?.mailDomains.includes(String(request.mailDomain));
+  if (before === null || !isVisible) throw new DomainError('not_found', 'No such message');
+  const groups = before.disclosed.recipients;
+  if (
+    request.mailDomain !== null &&
+    groups.some(({ mail_domain: mailDomain }) => mailDomain !== request.mailDomain)
+  ) {
+    throw new DomainError('foreign_recipients', 'Not all recipients are yours');
+  }
+  await requirePossible(
+    deps,
+    request,
+    groups.map(({ mail_domain: mailDomain }) => mailDomain),
+  );
+  const command = commandOf(request);
+  // Decided, so that what would be refused is refused, and nothing else.
+  if (request.dryRun) {
+    return quarantinedMessage.decide(command, before.state).length === 0 ? 'unchanged' : 'would';
+  }
+  await handleCommand(deps.log, quarantinedMessage, {
+    stream: before.stream,
+    resource: { type: 'quarantined_message', id },
+    mailDomains: before.mailDomains,
+    command,
+    meta: metaOf(deps, job),
+    commandId: commandIdOf(job.createdAt.getTime(), `bulk/${job.id}/${id}`),
+  });
+  await deps.worker.act(id, request.action, ITEM_WAIT_MS);
+  const { state, lastTraining } = await readHistory(deps.log, id);
+  if (request.action === 'retrain') return lastTraining ?? 'under_way';
+  return state.state === `${request.action}_requested` ? 'under_way' : state.state;
+}
+
+async function requirePossible(
+  deps: Deps,
+  { action }: BulkRequest,
+  mailDomains: readonly (number | null)[],
+): Promise<void> {
+  if (action === 'reject' && !deps.canReject) {
+    throw new DomainError('state_conflict', 'No SMTP relay is set');
+  }
+  if (action !== 'release') return;
+  for (const id of mailDomains) {
+    if (id === null || (await findBackends(deps.pool, id)).length === 0) {
+      throw new DomainError('no_route', 'No backend server');
+    }
+  }
+}
+
+function commandOf({ action, reason, class: kind }: BulkRequest): QuarantineCommand {
+  switch (action) {
+    case 'release':
+      return { type: 'RequestRelease', recipients: null, allowSender: null, reason };
+    case 'discard':
+      return { type: 'RequestDiscard', blockSender: null, reason };
+    case 'reject':
+      return { type: 'RequestReject', reason };
+    case 'retrain':
+      return { type: 'RequestRetrain', class: kind ?? 'spam' };
+  }
+}
+
+const mailDomainsOf = ({ mailDomain }: BulkRequest): string[] =>
+  mailDomain === null ? [] : [String(mailDomain)];
+
+/** Who asked for the job did what it does; all of it has one correlation id. */
+const metaOf = ({ clock, nodeId }: Deps, { request }: JobRow<BulkRequest>): EventMeta => ({
+  actor: request.actor,
+  source: { node: nodeId, ip: null, userAgent: null },
+  requestId: request.requestId,
+  correlationId: request.correlationId,
+  causationId: null,
+  outcome: 'success',
+  occurredAt: toTimestamp(clock.now()),
+});

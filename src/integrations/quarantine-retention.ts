@@ -1,0 +1,71 @@
+import type pg from 'pg';
+import { type Clock, toTimestamp } from '../clock.ts';
+import type { MessageStore } from '../domain/message-store.ts';
+import { quarantinedMessage, quarantinedMessageStream } from '../domain/quarantined-message.ts';
+import type { EventLog, EventMeta } from '../eventlog/eventlog.ts';
+import { commandIdOf, handleCommand } from '../eventlog/handle-command.ts';
+import {
+  type ExpiredMessage,
+  findExpiredMessages,
+  markContentRemoved,
+} from '../projections/quarantine-work.ts';
+
+const PAGE_MESSAGES = 500;
+const AT_ONCE = 16;
+/** One turn of the job; what is left waits for the next. */
+const PAGES_MAX = 200;
+
+type Deps = Readonly<{
+  pool: pg.Pool;
+  log: EventLog;
+  store: MessageStore;
+  clock: Clock;
+  nodeId: string;
+}>;
+
+/**
+ * Ends what is held beyond its time: the message expires, and its bytes are removed, also those of one that
+ * was released. Returns how many were ended. Doing it again changes nothing.
+ */
+export async function endRetention(deps: Deps): Promise<number> {
+  let ended = 0;
+  for (let page = 0; page < PAGES_MAX; page += 1) {
+    const due = await findExpiredMessages(deps.pool, deps.clock.now(), PAGE_MESSAGES);
+    for (let at = 0; at < due.length; at += AT_ONCE) {
+      await Promise.all(due.slice(at, at + AT_ONCE).map((message) => end(deps, message)));
+    }
+    await markContentRemoved(
+      deps.pool,
+      due.map(({ id }) => id),
+    );
+    ended += due.length;
+    if (due.length < PAGE_MESSAGES) break;
+  }
+  return ended;
+}
+
+async function end(deps: Deps, { id, isOpen, mailDomains }: ExpiredMessage): Promise<void> {
+  if (isOpen) {
+    const { state } = await handleCommand(deps.log, quarantinedMessage, {
+      stream: quarantinedMessageStream(id),
+      resource: { type: 'quarantined_message', id },
+      mailDomains: mailDomains.map(String),
+      command: { type: 'Expire' },
+      meta: metaOf(deps),
+      commandId: commandIdOf(deps.clock.nowMs(), `expire/${id}`),
+    });
+    // An action came first: it goes on, and its own end decides about the bytes.
+    if (state.state !== 'expired') return;
+  }
+  await deps.store.remove(id);
+}
+
+const metaOf = ({ clock, nodeId }: Deps): EventMeta => ({
+  actor: { type: 'system', id: 'mailguard' },
+  source: { node: nodeId, ip: null, userAgent: null },
+  requestId: null,
+  correlationId: `retention-${clock.nowMs()}`,
+  causationId: null,
+  outcome: 'success',
+  occurredAt: toTimestamp(clock.now()),
+});

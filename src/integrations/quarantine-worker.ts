@@ -1,0 +1,167 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import type pg from 'pg';
+import type { Logger } from 'pino';
+import type { Clock } from '../clock.ts';
+import type { MessageStore } from '../domain/message-store.ts';
+import type { EventLog } from '../eventlog/eventlog.ts';
+import type { IntentKind } from '../projections/quarantine.ts';
+import { findDueIntents } from '../projections/quarantine-work.ts';
+import { discard, retrain, transfer } from './quarantine-effects.ts';
+import type { Rspamd } from './rspamd.ts';
+import type { SmtpTimeouts } from './smtp.ts';
+
+export type WorkerDeps = Readonly<{
+  pool: pg.Pool;
+  log: EventLog;
+  store: MessageStore;
+  clock: Clock;
+  logger: Logger;
+  nodeId: string;
+  /** Where bounces go, as `host:port`. */
+  relay: string | null;
+  /** Null: nothing can be taught. */
+  rspamd: Rspamd | null;
+  smtp: Readonly<{ timeouts?: SmtpTimeouts }>;
+}>;
+
+export type QuarantineWorker = Readonly<{
+  /**
+   * Carries out what was asked of a message and has no outcome yet. Resolves when it has one, or when it
+   * was put off, or when `waitMs` have passed; in no case is a second run of it begun.
+   */
+  act: (id: string, kind: IntentKind, waitMs: number) => Promise<void>;
+  /** Begins nothing more, and waits (bounded) for what is under way. */
+  stop: () => Promise<void>;
+}>;
+
+const LOOK_MS = 1_000;
+const DUE_MAX = 500;
+/** Actions under way or waiting for a slot; what is beyond stays in the table. */
+const IN_FLIGHT_MAX = 2_000;
+/** Transfers at once in all, and for messages of the same mail domains: a dead server holds up its own alone. */
+const SLOTS = 32;
+const SLOTS_PER_ROUTE = 6;
+const STOP_MS = 5_000;
+
+/**
+ * The reactor of the quarantine: finds the actions that were asked for and have no outcome, also those that a
+ * crash has left, and carries them out. What is to be done is decided by the message's own stream, so a
+ * look too many changes nothing.
+ */
+export function startQuarantineWorker(deps: WorkerDeps): QuarantineWorker {
+  const abort = new AbortController();
+  const inFlight = new Map<string, Promise<void>>();
+  const slots = createSlots();
+  const run = (id: string, kind: IntentKind): Promise<void> => {
+    const key = `${kind}/${id}`;
+    const running = inFlight.get(key);
+    if (running !== undefined) return running;
+    const begun = carryOut(deps, { id, kind }, { slots, signal: abort.signal })
+      .catch((error: unknown) => {
+        if (!abort.signal.aborted) {
+          deps.logger.warn({ err: error, message_id: id, kind }, 'an action is tried again');
+        }
+      })
+      .finally(() => inFlight.delete(key));
+    inFlight.set(key, begun);
+    return begun;
+  };
+  const looking = look(deps, { inFlight, run, signal: abort.signal });
+  return {
+    async act(id, kind, waitMs) {
+      if (abort.signal.aborted) return;
+      const timer = new AbortController();
+      await Promise.race([
+        run(id, kind),
+        sleep(waitMs, undefined, { signal: timer.signal }).catch(() => undefined),
+      ]);
+      timer.abort();
+    },
+    async stop() {
+      abort.abort();
+      await looking;
+      await Promise.race([
+        Promise.all(inFlight.values()),
+        sleep(STOP_MS, undefined, { ref: false }),
+      ]);
+    },
+  };
+}
+
+type Work = Readonly<{
+  inFlight: ReadonlyMap<string, unknown>;
+  run: (id: string, kind: IntentKind) => Promise<void>;
+  signal: AbortSignal;
+}>;
+
+/** Looks for due actions until stopped; a database that is away is asked again. */
+async function look(deps: WorkerDeps, { inFlight, run, signal }: Work): Promise<void> {
+  while (!signal.aborted) {
+    const room = IN_FLIGHT_MAX - inFlight.size;
+    if (room > 0) {
+      const busy = [...inFlight.keys()].map((key) => key.slice(key.indexOf('/') + 1));
+      const due = await findDueIntents(deps.pool, {
+        nodeId: deps.nodeId,
+        now: deps.clock.now(),
+        besides: busy,
+        limit: Math.min(DUE_MAX, room),
+      }).catch((error: unknown) => {
+        deps.logger.warn({ err: error }, 'the actions that are due cannot be read');
+        return [];
+      });
+      for (const { messageId, kind } of due) void run(messageId, kind);
+    }
+    await sleep(LOOK_MS, undefined, { signal }).catch(() => undefined);
+  }
+}
+
+async function carryOut(
+  deps: WorkerDeps,
+  { id, kind }: Readonly<{ id: string; kind: IntentKind }>,
+  run: Readonly<{ slots: Slots; signal: AbortSignal }>,
+): Promise<void> {
+  const { signal } = run;
+  switch (kind) {
+    case 'discard':
+      return discard(deps, id);
+    case 'retrain':
+      return retrain(deps, id, signal);
+    case 'release':
+    case 'reject':
+      return transfer(deps, id, { signal, inSlot: run.slots });
+  }
+}
+
+/** Runs work when both the whole and the route have a free slot; in order of asking. */
+export type Slots = <T>(route: string, work: () => Promise<T>) => Promise<T>;
+
+function createSlots(): Slots {
+  const takenBy = new Map<string, number>();
+  let taken = 0;
+  const waiting: { route: string; go: () => void }[] = [];
+  const isFree = (route: string) => taken < SLOTS && (takenBy.get(route) ?? 0) < SLOTS_PER_ROUTE;
+  const take = (route: string) => {
+    taken += 1;
+    takenBy.set(route, (takenBy.get(route) ?? 0) + 1);
+  };
+  const give = (route: string) => {
+    taken -= 1;
+    const left = (takenBy.get(route) ?? 1) - 1;
+    if (left === 0) takenBy.delete(route);
+    else takenBy.set(route, left);
+    const next = waiting.findIndex((waiter) => isFree(waiter.route));
+    const [waiter] = next === -1 ? [] : waiting.splice(next, 1);
+    if (waiter === undefined) return;
+    take(waiter.route);
+    waiter.go();
+  };
+  return async (route, work) => {
+    if (isFree(route)) take(route);
+    else await new Promise<void>((go) => waiting.push({ route, go }));
+    try {
+      return await work();
+    } finally {
+      give(route);
+    }
+  };
+}

@@ -1,0 +1,64 @@
+import type pg from 'pg';
+import type { IntentKind } from './quarantine.ts';
+
+export type DueIntent = Readonly<{ messageId: string; kind: IntentKind }>;
+
+/** Actions on a node's messages whose time has come, oldest first, without those of some messages. */
+export async function findDueIntents(
+  pool: pg.Pool,
+  due: Readonly<{ nodeId: string; now: Date; besides: readonly string[]; limit: number }>,
+): Promise<readonly DueIntent[]> {
+  const { rows } = await pool.query<{ message_id: string; kind: IntentKind }>(
+    `select i.message_id, i.kind
+     from quarantine_intents i join quarantined_messages m on m.id = i.message_id
+     where i.due_at <= $1 and m.node_id = $2 and i.message_id <> all($3::uuid[])
+     order by i.due_at limit $4`,
+    [due.now, due.nodeId, due.besides, due.limit],
+  );
+  return rows.map(({ message_id: messageId, kind }) => ({ messageId, kind }));
+}
+
+export type ExpiredMessage = Readonly<{
+  id: string;
+  isOpen: boolean;
+  mailDomains: readonly number[];
+}>;
+
+/** Messages whose retention has ended and whose bytes should still be there, the oldest first. */
+export async function findExpiredMessages(
+  pool: pg.Pool,
+  now: Date,
+  limit: number,
+): Promise<readonly ExpiredMessage[]> {
+  const { rows } = await pool.query<{ id: string; is_open: boolean; mail_domains: string[] }>(
+    `select id, is_open, mail_domains from quarantined_messages
+     where has_content and expires_at <= $1 and state in ('held', 'release_failed', 'released')
+     order by expires_at limit $2`,
+    [now, limit],
+  );
+  return rows.map((row) => ({
+    id: row.id,
+    isOpen: row.is_open,
+    mailDomains: row.mail_domains.map(Number),
+  }));
+}
+
+/** Notes that the bytes of messages are gone for good. Not an event: their time was known from the start. */
+export async function markContentRemoved(pool: pg.Pool, ids: readonly string[]): Promise<void> {
+  await pool.query(
+    'update quarantined_messages set has_content = false where id = any($1::uuid[])',
+    [ids],
+  );
+}
+
+/** Those of the given messages whose bytes are still to be kept. */
+export async function findMessagesWithContent(
+  pool: pg.Pool,
+  ids: readonly string[],
+): Promise<ReadonlySet<string>> {
+  const { rows } = await pool.query<{ id: string }>(
+    'select id from quarantined_messages where has_content and id = any($1::uuid[])',
+    [ids],
+  );
+  return new Set(rows.map(({ id }) => id));
+}
