@@ -26,7 +26,7 @@ const LINE_END = String.raw`(?:\r{0,2}\n|\r(?!\r?\n))`;
 const LINE_ENDS = new RegExp(LINE_END);
 /** A field goes on where the next line begins with white space, which is kept (RFC 5322 2.2.3). */
 const FOLDS = new RegExp(`${LINE_END}(?=[ \\t])`, 'g');
-const BLANK_LINE = new RegExp(LINE_END + LINE_END);
+const HEAD_END = new RegExp(`^${LINE_END}|${LINE_END}${LINE_END}`);
 const MBOX_LINE = new RegExp(`^From [^\\r\\n]*${LINE_END}`);
 /** RFC 5322 section 2.2, with the white space before the colon that section 4.5 still allows. */
 const FIELD = /^([!-9;-~]+)[ \t]*:/;
@@ -38,19 +38,48 @@ const FIELD = /^([!-9;-~]+)[ \t]*:/;
 export function readMailHead(head: Uint8Array): MailHead | null {
   const bytes = bytesOf(head);
   const text = bytes.toString('latin1', stripMboxLine(head), HEAD_BYTES_MAX);
-  const end = text.search(BLANK_LINE);
-  const block = end === -1 ? text : text.slice(0, end);
-  const lines = block.replace(FOLDS, '').split(LINE_ENDS);
-  if (!FIELD.test(lines[0] ?? '')) return null;
-  const fields = firstFieldsOf(lines);
+  if (!FIELD.test(text)) return null;
+  const { fields, bodyStart } = splitHead(text);
+  const shown = firstOfEach(fields);
   return {
-    subject: textOf(fields.get('subject'), SUBJECT_LENGTH_MAX) ?? '',
-    messageId: textOf(fields.get('message-id'), TEXT_LENGTH_MAX),
-    from: textOf(fields.get('from'), TEXT_LENGTH_MAX),
-    date: textOf(fields.get('date'), TEXT_LENGTH_MAX),
+    subject: textOf(shown.get('subject'), SUBJECT_LENGTH_MAX) ?? '',
+    messageId: textOf(shown.get('message-id'), TEXT_LENGTH_MAX),
+    from: textOf(shown.get('from'), TEXT_LENGTH_MAX),
+    date: textOf(shown.get('date'), TEXT_LENGTH_MAX),
     // What is shorter than was asked for is the message to its end.
-    isWhole: end !== -1 || bytes.length < HEAD_BYTES_MAX,
+    isWhole: bodyStart !== null || bytes.length < HEAD_BYTES_MAX,
   };
+}
+
+/** A header field as it came, its bytes as Latin-1, unfolded. */
+export type MailField = Readonly<{ name: string; value: string }>;
+
+/**
+ * The header fields that a message or a part of one begins with, its bytes given as Latin-1, as far as
+ * `HEAD_BYTES_MAX`, and where the body starts; null when the fields do not end. A line that is no
+ * field is left out.
+ */
+export function splitHead(
+  text: string,
+): Readonly<{ fields: readonly MailField[]; bodyStart: number | null }> {
+  const end = HEAD_END.exec(text);
+  const block = text.slice(0, Math.min(end?.index ?? text.length, HEAD_BYTES_MAX));
+  const fields: MailField[] = [];
+  for (const line of block.replace(FOLDS, '').split(LINE_ENDS)) {
+    const [start = '', name] = FIELD.exec(line) ?? [];
+    if (name !== undefined) fields.push({ name, value: line.slice(start.length) });
+  }
+  return { fields, bodyStart: end === null ? null : end.index + end[0].length };
+}
+
+/** The value of the first field of each name, in lower case; a second one would be a forger's. */
+export function firstOfEach(fields: readonly MailField[]): ReadonlyMap<string, string> {
+  const values = new Map<string, string>();
+  for (const { name, value } of fields) {
+    const key = name.toLowerCase();
+    if (!values.has(key)) values.set(key, value);
+  }
+  return values;
 }
 
 /** Where the message starts: after the line that a mailbox file (RFC 4155) puts first, or at 0. */
@@ -61,19 +90,6 @@ export function stripMboxLine(message: Uint8Array): number {
 
 const bytesOf = ({ buffer, byteOffset, byteLength }: Uint8Array): Buffer =>
   Buffer.from(buffer, byteOffset, byteLength);
-
-const SHOWN = new Set(['subject', 'message-id', 'from', 'date']);
-
-/** The first field of each shown name; a second one would be a forger's. */
-function firstFieldsOf(lines: readonly string[]): ReadonlyMap<string, string> {
-  const fields = new Map<string, string>();
-  for (const line of lines) {
-    const [start = '', written = ''] = FIELD.exec(line) ?? [];
-    const name = written.toLowerCase();
-    if (SHOWN.has(name) && !fields.has(name)) fields.set(name, line.slice(start.length));
-  }
-  return fields;
-}
 
 function textOf(field: string | undefined, lengthMax: number): string | null {
   const text = decodeHeaderText(field ?? '', lengthMax);
@@ -86,12 +102,12 @@ function textOf(field: string | undefined, lengthMax: number): string | null {
  * 16 KiB of it is looked at, since joining encoded words takes quadratic time.
  */
 export const decodeHeaderText = (latin1: string, lengthMax: number): string =>
-  toStorableText(decodeWords(textOfLatin1(cutBytes(latin1))), lengthMax);
+  toStorableText(decodeWords(textOfLatin1(cutBytes(latin1, FIELD_BYTES_MAX))), lengthMax);
 
-/** The start of a field; a UTF-8 sequence cut in two would make all of it another charset. */
-function cutBytes(latin1: string): string {
-  let end = FIELD_BYTES_MAX;
-  while (end > FIELD_BYTES_MAX - 4 && (latin1.charCodeAt(end) & 0xc0) === 0x80) end -= 1;
+/** The start of bytes given as Latin-1; half a character of UTF-8 would make all another charset. */
+export function cutBytes(latin1: string, lengthMax: number): string {
+  let end = lengthMax;
+  while (end > lengthMax - 4 && (latin1.charCodeAt(end) & 0xc0) === 0x80) end -= 1;
   return latin1.slice(0, end);
 }
 
