@@ -19,6 +19,7 @@ import { LOCKS } from './db/lock.ts';
 import { migrate } from './db/migrate.ts';
 import { type Database, openDatabase } from './db/open.ts';
 import { openClient, openPool } from './db/pool.ts';
+import { purgeJobs } from './db/quarantine-jobs.ts';
 import type { EventLog, Position } from './eventlog/eventlog.ts';
 import { openEventLog } from './eventlog/open.ts';
 import { followKeys } from './integrations/key-follower.ts';
@@ -237,6 +238,7 @@ async function purge({ pool, clock, limiter, activity }: Purged): Promise<void> 
   await purgeIdempotencyKeys(pool, clock.now());
   await purgeDenials(pool, new Date(clock.nowMs() - 2 * HOUR_MS));
   await sweepOrphanCredentials(pool);
+  await purgeJobs(pool, clock.now());
   await activity.forgetDeleted();
   await limiter.forgetDeleted();
 }

@@ -15,7 +15,7 @@ import { findMailDomainId, normaliseMailDomainName } from './mail-domain-name.ts
 import { ListQuery, Text, Timestamp } from './schemas.ts';
 import { z } from './zod.ts';
 
-export const OFFSET_MAX = 10_000;
+const OFFSET_MAX = 10_000;
 const PLACE = /^m(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z)_([0-9a-f-]{36})$/;
 
 const listOf = (values: readonly string[]) =>

@@ -1,6 +1,6 @@
 import type pg from 'pg';
 
-export type JobState = 'running' | 'cancelled' | 'completed';
+type JobState = 'running' | 'cancelled' | 'completed';
 
 /** A bulk job as it was asked for; `request` is its caller's to read. */
 export type JobRow<Request> = Readonly<{
@@ -116,8 +116,13 @@ export async function endJob(pool: pg.Pool, id: string, now: Date): Promise<void
   );
 }
 
-/** Forgets jobs that ended before a time; what they did stays in the log. */
-export async function purgeJobs(pool: pg.Pool, before: Date): Promise<void> {
+/** Days for which a job can be read after its end. */
+export const JOB_DAYS_KEPT = 30;
+const DAY_MS = 86_400_000;
+
+/** Forgets jobs that ended long ago; what they did stays in the log. */
+export async function purgeJobs(pool: pg.Pool, now: Date): Promise<void> {
+  const before = new Date(now.getTime() - JOB_DAYS_KEPT * DAY_MS);
   await pool.query('delete from quarantine_jobs where ended_at < $1', [before]);
 }
 

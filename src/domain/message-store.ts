@@ -14,7 +14,7 @@ export const HEAD_BYTES_MAX = 262_144;
 /** A message's bytes, read once, from the start. */
 export type OpenedMessage = Readonly<{ sizeBytes: number; bytes: AsyncIterable<Uint8Array> }>;
 
-export type StoreUsage = Readonly<{ messages: number; bytes: number; bytesMax: number }>;
+type StoreUsage = Readonly<{ messages: number; bytes: number; bytesMax: number }>;
 
 /**
  * Where the bytes of held mail live, by message id. A message is kept before its first event is appended and

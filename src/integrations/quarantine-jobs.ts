@@ -27,7 +27,7 @@ import { readHistory } from './quarantine-history.ts';
 import type { QuarantineWorker } from './quarantine-worker.ts';
 
 /** What a job has to know to go on after a restart. */
-export type BulkRequest = Readonly<{
+type BulkRequest = Readonly<{
   action: BulkAction;
   class: TrainingClass | null;
   dryRun: boolean;

@@ -25,7 +25,7 @@ export type MessageRow = Readonly<{
   results: Readonly<Record<string, RecipientResult>>;
 }>;
 
-export type RecipientResult = Readonly<{
+type RecipientResult = Readonly<{
   outcome: 'accepted' | 'deferred' | 'refused' | 'unknown';
   code: number | null;
   at: string;

@@ -5,7 +5,7 @@ export type PeriodicJob = Readonly<{ name: string; everyMs: number; run: () => P
 
 /**
  * Runs each job in its own time, never twice at once; a failure is logged and the next turn comes.
- * (Jobs that one node of a cluster does for all come with node-cron and a cluster lock.)
+ * What one node of a cluster does for all stands in `cron.ts`.
  */
 export function startPeriodicJobs(
   jobs: readonly PeriodicJob[],

@@ -3,6 +3,7 @@ import {
   countJobItems,
   findJob,
   findJobItems,
+  JOB_DAYS_KEPT,
   type JobRow,
   saveJob,
 } from '../../db/quarantine-jobs.ts';
@@ -28,9 +29,8 @@ import { z } from '../zod.ts';
 
 const tag = 'Quarantine';
 /** Messages in one job; a filter that matches more takes the newest, and says so. */
-export const BULK_MESSAGES_MAX = 10_000;
+const BULK_MESSAGES_MAX = 10_000;
 const PAGE_MESSAGES = 1_000;
-const DAYS_KEPT = 30;
 
 const BulkBody = z
   .strictObject({
@@ -88,7 +88,7 @@ const createJob = route({
   description:
     `Takes up to ${BULK_MESSAGES_MAX} messages, by id or by the filters of the list (then the newest). The job ` +
     'goes on after a restart and does nothing twice. A dry run changes nothing and says what would happen. ' +
-    `A job can be read for ${DAYS_KEPT} days after its end.`,
+    `A job can be read for ${JOB_DAYS_KEPT} days after its end.`,
   permission: act,
   body: BulkBody,
   reply: z.object({ job_id: MessageId, messages: z.number().int() }),
