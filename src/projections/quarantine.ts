@@ -73,7 +73,10 @@ export const quarantineProjection: Projection = {
     await flush();
   },
   async clear(db) {
-    await db.query('truncate quarantined_messages, quarantine_terms, quarantine_intents');
+    // Not truncated: that would keep readers waiting until the rebuild ends.
+    await db.query('delete from quarantine_intents');
+    await db.query('delete from quarantine_terms');
+    await db.query('delete from quarantined_messages');
   },
 };
 
@@ -216,6 +219,10 @@ async function close(db: pg.ClientBase, row: TermRow, state: QuarantineState): P
      values ($1, false, $2::timestamptz, $3) on conflict do nothing`,
     [`state:${state}`, row.arrived_at, row.id],
   );
+  // Nothing more is done to what has left, but it can still teach.
+  await db.query("delete from quarantine_intents where message_id = $1 and kind <> 'retrain'", [
+    row.id,
+  ]);
 }
 
 /** How recipients fared in a try, keyed by their number, so that the next try overwrites. */
