@@ -1,4 +1,6 @@
-import type { Reply, TestGateway } from './gateway.ts';
+import { readdirSync } from 'node:fs';
+import { join } from 'node:path';
+import type { Reply, Sending, TestGateway } from './gateway.ts';
 
 /** A small message; what is given replaces its parts. */
 export const aMail = (subject = 'A test', body = 'Hello.\r\n'): string =>
@@ -38,4 +40,26 @@ export async function held(t: TestGateway, handing: Handing = {}): Promise<any> 
   const reply = await handIn(t, handing);
   if (reply.status !== 201) throw new Error(`not held: ${reply.status} ${reply.text}`);
   return reply.body.data;
+}
+
+/** Where the bytes of a held message lie. */
+export const spoolFile = ({ gateway }: TestGateway, id: string): string =>
+  join(gateway.dataDir, 'spool', id.slice(-2), `${id}.eml`);
+
+/** What is being received, or was and is neither held nor forgotten. */
+export const incoming = ({ gateway }: TestGateway): string[] =>
+  readdirSync(join(gateway.dataDir, 'spool', 'incoming'));
+
+/** Does something to a message that is named by its id. */
+export const actOn = (
+  t: TestGateway,
+  id: string,
+  action: string,
+  sending: Sending = {},
+): Promise<Reply> =>
+  t.send('POST', `/mail/quarantine/messages/${id}/${action}`, { body: {}, ...sending });
+
+/** Everything that happened to a message, as the bootstrap key sees it. */
+export async function historyOf(t: TestGateway, id: string): Promise<any[]> {
+  return (await t.send('GET', `/mail/quarantine/messages/${id}/history`)).body.data;
 }

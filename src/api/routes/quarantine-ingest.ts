@@ -34,8 +34,9 @@ export const quarantineIngestRoutes = [
       'and reason. Take the headers below, or those that rspamd’s metadata exporter sends ' +
       '(`X-Rspamd-From`, `-Rcpt`, `-Score`, `-Symbols`, `-Qid`, `-Ip`, `-Subject`). The exporter may use HTTP ' +
       'Basic with the user `ingest`, and is then answered 200. Once answered, the message is on the disk ' +
-      'and in the log. The same bytes under the same queue id are one message. How long a message is ' +
-      'held is fixed when it arrives: the longest retention of its mail domains, 30 days without one.',
+      'and in the log. The same bytes for the same mail domains under the same queue id are one message. ' +
+      'How long a message is held is fixed when it arrives: the longest retention of its mail domains, 30 ' +
+      'days without one.',
     permission: { operation: 'write', reach: 'mail_domain' },
     takesIngestPassword: true,
     intake: mailIntake,
@@ -62,7 +63,7 @@ async function hold(
   const mail = incomingMail(call);
   const groups = await groupRecipients(context, mail);
   requireOwn(call, groups);
-  const id = idOf(context, mail, call.commandId);
+  const id = idOf(context, mail, { groups, given: call.commandId });
   const stream = quarantinedMessageStream(id);
   const known = await readState(context.log, quarantinedMessage, stream);
   if (known.revision === -1n) await context.quarantine.store.keep(mail.received, id);
@@ -76,7 +77,9 @@ async function hold(
     meta: call.meta,
     commandId: call.commandId,
   });
-  const isVisible = await context.projector.caughtUp(handled.position ?? 0n, ['quarantine']);
+  // A repetition recorded nothing, and finds the row of the first, which may be on its way.
+  const position = handled.position ?? (await context.log.head()).position;
+  const isVisible = await context.projector.caughtUp(position, ['quarantine']);
   const row =
     handled.position === null || handled.earlier !== null
       ? ((await findMessages(context.pool, [id]))[0] ?? null)
@@ -127,10 +130,19 @@ function requireOwn(call: Call<unknown, unknown, unknown>, groups: readonly Grou
   );
 }
 
-/** What a mail server knows by a queue id is told twice when an answer was lost; it stays one message. */
-function idOf({ config }: Context, { envelope, received }: IncomingMail, given: string): string {
+/**
+ * What a mail server knows by a queue id is told twice when an answer was lost; it stays one message. Of
+ * other mail domains it is another, so that nobody meets the message of another tenant.
+ */
+function idOf(
+  { config }: Context,
+  { envelope, received }: IncomingMail,
+  { groups, given }: Readonly<{ groups: readonly Group[]; given: string }>,
+): string {
   if (envelope.queueId === null) return given;
-  return commandIdOf(0, `${config.nodeId}/${envelope.queueId}/${received.sha256}`);
+  const mailDomains = groups.map(({ mail_domain: id }) => id ?? 'none').join('+');
+  const text = `${config.nodeId}/${envelope.queueId}/${received.sha256}/${mailDomains}`;
+  return commandIdOf(0, text);
 }
 
 function describe(
