@@ -12,7 +12,7 @@ const OUTCOMES: Readonly<Record<number, Learned['outcome']>> = {
   204: 'refused',
 };
 
-export type Learned = Readonly<{
+type Learned = Readonly<{
   /** `refused`: rspamd will not learn this message. `unavailable`: it may, another time. */
   outcome: 'learned' | 'already_known' | 'refused' | 'unavailable';
   /** Of HTTP; null when no answer came. */

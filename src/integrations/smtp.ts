@@ -31,7 +31,7 @@ const END = Buffer.from('.\r\n');
  * never will. `deferred`: no server has taken it, and a later call may succeed. `unknown`: the whole
  * message was sent and no answer came, so that a later call may deliver it twice.
  */
-export type RecipientResult = Readonly<{
+type RecipientResult = Readonly<{
   address: string;
   outcome: 'accepted' | 'deferred' | 'refused' | 'unknown';
   /** Of the reply; null when there was none. */

@@ -1,6 +1,7 @@
 import { once } from 'node:events';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import net, { type AddressInfo } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, describe, expect, it } from 'vitest';
 import { createRspamd } from '../../src/integrations/rspamd.ts';
 
@@ -209,11 +210,11 @@ describe('a message that is not what was said', () => {
   ])('because it is %s is not learned', async (_, sizeBytes) => {
     const { url, asked } = await controller(answering(200));
     const rspamd = createRspamd({ url, password: null, timeoutMs: 2_000 });
-    const learned = await rspamd.learn(
-      'spam',
-      chunks(MESSAGE.subarray(0, 5), MESSAGE.subarray(5)),
-      sizeBytes,
-    );
+    async function* dawdling() {
+      yield* chunks(MESSAGE.subarray(0, 5), MESSAGE.subarray(5));
+      await sleep(50);
+    }
+    const learned = await rspamd.learn('spam', dawdling(), sizeBytes);
     expect(learned).toMatchObject({ outcome: 'unavailable', status: null });
     expect(asked).toEqual([]);
   });

@@ -1,5 +1,6 @@
 import { once } from 'node:events';
 import net from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
 import fc from 'fast-check';
 import { afterEach, describe, expect, it } from 'vitest';
 import { type DeliveryOptions, deliver } from '../../src/integrations/smtp.ts';
@@ -344,6 +345,28 @@ describe('a server that takes no mail now', () => {
     ]);
   });
 
+  it('because it says 421 is asked nothing more', async () => {
+    const server = await awkward({ rcpt: say('421 bye') });
+    const to = ['b@example.net', 'c@example.net'];
+    const closing = { outcome: 'deferred', code: 421, reply: '421 bye' };
+    expect(await send([server], { to })).toMatchObject([closing, closing]);
+    expect(server.lines.filter((line) => line.startsWith('RCPT'))).toHaveLength(1);
+  });
+
+  it('because it takes the message before its last line is passed over', async () => {
+    const server = await awkward({ body: say('250 taken') });
+    async function* stalling() {
+      yield Buffer.from(MESSAGE);
+      await sleep(20);
+      yield Buffer.from('more\r\n');
+      await sleep(100);
+    }
+    expect(await send([server], { message: stalling() })).toMatchObject([
+      { outcome: 'deferred', code: 250 },
+    ]);
+    expect(server.wire).toEqual([]);
+  });
+
   it('because it reads no further is passed over', async () => {
     const server = await awkward({ body: (socket) => void socket.pause() as undefined });
     const timeouts = { ...TIMEOUTS, replyMs: 300 };
@@ -352,14 +375,14 @@ describe('a server that takes no mail now', () => {
     ]);
   });
 
-  it.each<[string, string]>([
-    ['replies', '220-more\r\n'.repeat(1_000)],
-    ['one line', 'x'.repeat(65_536)],
-    ['empty lines', '\r\n'.repeat(1_000)],
-    ['whole replies', '220 again\r\n'.repeat(1_000)],
-  ])('because it sends %s without end is passed over', async (_, text) => {
-    const server = await awkward({ greeting: endless(text) });
-    expect(await send([server])).toMatchObject([{ outcome: 'deferred', code: null }]);
+  it.each<[string, Step, string]>([
+    ['lines without end', endless('220-more\r\n'.repeat(1_000)), 'the reply is too long'],
+    ['one line without end', endless('x'.repeat(65_536)), 'the reply is too long'],
+    ['an empty line', say(''), 'this is no SMTP reply:'],
+    ['ten replies', say(...Array<string>(10).fill('220 again')), 'replies that nobody asked for'],
+  ])('because it sends %s is passed over', async (_, greeting, reply) => {
+    const server = await awkward({ greeting });
+    expect(await send([server])).toMatchObject([{ outcome: 'deferred', code: null, reply }]);
     await expect.poll(server.open).toBe(0);
   });
 

@@ -334,7 +334,7 @@ describe('the quota', () => {
     const dir = join(home, 'small-disk');
     mkdirSync(dir);
     try {
-      execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=1m', 'tmpfs', dir], { stdio: 'pipe' });
+      execFileSync('/bin/mount', ['-t', 'tmpfs', '-o', 'size=1m', 'tmpfs', dir], { stdio: 'pipe' });
     } catch (error) {
       console.warn(`no disk can be filled here, mount says: ${String(error)}`);
       return context.skip();
@@ -350,7 +350,7 @@ describe('the quota', () => {
       expect(filesOf(dir)).toEqual([join('incoming', small.token)]);
       expect(spool.usage().bytes).toBe(100_000);
     } finally {
-      execFileSync('umount', [dir]);
+      execFileSync('/bin/umount', [dir]);
     }
   });
 });
