@@ -35,6 +35,8 @@ export type Context = Readonly<{
     store: MessageStore;
     /** Carries out what was asked of a message; resolves when it has an outcome, or after `waitMs`. */
     act: (id: string, kind: IntentKind, waitMs: number) => Promise<void>;
+    /** Actions without an outcome, by kind. */
+    countOpenActions: () => Promise<readonly Readonly<{ kind: string; actions: number }>[]>;
     /** A job was asked for or cancelled. */
     wakeJobs: () => void;
   }>;

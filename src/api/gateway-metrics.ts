@@ -49,6 +49,31 @@ export function observeGateway(context: Context): void {
     },
     (gauge) => gauge.set(log.queueDepth()),
   );
+  const { store, countOpenActions } = context.quarantine;
+  gaugeOf(
+    metrics,
+    { name: 'mailguard_spool_messages', help: 'Messages whose bytes are kept.' },
+    (gauge) => gauge.set(store.usage().messages),
+  );
+  gaugeOf(metrics, { name: 'mailguard_spool_bytes', help: 'What the spool holds.' }, (gauge) =>
+    gauge.set(store.usage().bytes),
+  );
+  gaugeOf(
+    metrics,
+    { name: 'mailguard_spool_max_bytes', help: 'What the spool may hold in all.' },
+    (gauge) => gauge.set(store.usage().bytesMax),
+  );
+  gaugeOf(
+    metrics,
+    {
+      name: 'mailguard_quarantine_open_actions',
+      help: 'Actions that were asked for and have no outcome.',
+      labelNames: ['kind'],
+    },
+    async (gauge) => {
+      for (const { kind, actions } of await countOpenActions()) gauge.set({ kind }, actions);
+    },
+  );
   gaugeOf(metrics, { name: 'mailguard_api_keys', help: 'Keys in memory.' }, (gauge) =>
     gauge.set([...liveKeys.all()].length),
   );

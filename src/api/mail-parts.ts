@@ -66,7 +66,7 @@ export function splitMail(text: string): MailParts {
       entity = { start: head.end, defaultType: 'text/plain', messages: messages + 1 };
       continue;
     }
-    const isContainer = head.boundary !== '' && !open.has(head.boundary);
+    const isContainer = head.boundary !== '';
     if (isContainer && open.size === NESTING_MAX) {
       return { ...found, parts: [], problem: 'too_deeply_nested' };
     }

@@ -25,7 +25,7 @@ export type MailPreview = {
   attachments: PreviewedAttachment[];
   /** Whether the HTML would have loaded something from elsewhere. */
   remote_content: boolean;
-  /** Whether there is more than is shown. */
+  /** Whether there are more fields, more text or more parts than are shown. */
   is_truncated: boolean;
   problem: 'too_deeply_nested' | 'unparsable' | null;
 };

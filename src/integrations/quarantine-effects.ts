@@ -72,7 +72,7 @@ async function release(
         { from: disclosed.sender ?? '', to: addresses },
         () => bytesOf(deps, id),
         { ...deps.smtp, name: deps.nodeId, prepend: traceOf(deps, id), signal },
-      );
+      ).catch((error: unknown) => notSent(deps, { id, addresses, error }));
       return recipients.map((r, index) => toResult(r, sent.recipients[index]));
     }),
   );
@@ -113,7 +113,7 @@ async function bounce(
     { from: '', to: [disclosed.sender] },
     async () => chunkOf(notice),
     { ...deps.smtp, name: deps.nodeId, signal },
-  );
+  ).catch((error: unknown) => notSent(deps, { id, addresses: [disclosed.sender ?? ''], error }));
   const { result, server, reply } = toResult(
     { recipient: 0, address: disclosed.sender },
     sent.recipients[0],
@@ -190,6 +190,17 @@ async function tell(
 
 const gone: Tried = { results: [], replies: [], cause: 'content_gone' };
 const NO_ROUTE = 'no backend server';
+
+/** It throws only while no server has the whole message, so nobody has got it. */
+function notSent(
+  { logger }: WorkerDeps,
+  { id, addresses, error }: Readonly<{ id: string; addresses: readonly string[]; error: unknown }>,
+): DeliveryResult {
+  logger.warn({ err: error, message_id: id }, 'a message could not be sent');
+  const reply = 'not sent: this server stopped, or could not read the message';
+  const said = { outcome: 'deferred', code: null, server: null, reply } as const;
+  return { recipients: addresses.map((address) => ({ address, ...said })) };
+}
 
 type Addressed = Readonly<{ recipient: number; address: string }>;
 

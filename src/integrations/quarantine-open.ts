@@ -3,7 +3,7 @@ import type { Logger } from 'pino';
 import type { Clock } from '../clock.ts';
 import type { MessageStore } from '../domain/message-store.ts';
 import type { EventLog } from '../eventlog/eventlog.ts';
-import { findMessagesWithContent } from '../projections/quarantine-work.ts';
+import { countIntents, findMessagesWithContent } from '../projections/quarantine-work.ts';
 import { type JobRunner, startQuarantineJobs } from './quarantine-jobs.ts';
 import {
   type QuarantineWorker,
@@ -16,6 +16,7 @@ import { openSpool } from './spool.ts';
 export type Quarantine = Readonly<{
   store: MessageStore;
   act: QuarantineWorker['act'];
+  countOpenActions: () => ReturnType<typeof countIntents>;
   wakeJobs: JobRunner['wake'];
   stop: () => Promise<void>;
 }>;
@@ -56,6 +57,7 @@ export async function openQuarantine(
   return {
     store,
     act: worker.act,
+    countOpenActions: () => countIntents(pool),
     wakeJobs: jobs.wake,
     async stop() {
       await jobs.stop();

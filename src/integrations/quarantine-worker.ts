@@ -101,7 +101,6 @@ async function look(deps: WorkerDeps, { inFlight, run, signal }: Work): Promise<
     if (room > 0) {
       const busy = [...inFlight.keys()].map((key) => key.slice(key.indexOf('/') + 1));
       const due = await findDueIntents(deps.pool, {
-        nodeId: deps.nodeId,
         now: deps.clock.now(),
         besides: busy,
         limit: Math.min(DUE_MAX, room),

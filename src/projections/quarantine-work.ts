@@ -3,19 +3,28 @@ import type { IntentKind } from './quarantine.ts';
 
 export type DueIntent = Readonly<{ messageId: string; kind: IntentKind }>;
 
-/** Actions on a node's messages whose time has come, oldest first, without those of some messages. */
+/** Actions whose time has come, oldest first, without those on some messages. */
 export async function findDueIntents(
   pool: pg.Pool,
-  due: Readonly<{ nodeId: string; now: Date; besides: readonly string[]; limit: number }>,
+  due: Readonly<{ now: Date; besides: readonly string[]; limit: number }>,
 ): Promise<readonly DueIntent[]> {
   const { rows } = await pool.query<{ message_id: string; kind: IntentKind }>(
-    `select i.message_id, i.kind
-     from quarantine_intents i join quarantined_messages m on m.id = i.message_id
-     where i.due_at <= $1 and m.node_id = $2 and i.message_id <> all($3::uuid[])
-     order by i.due_at limit $4`,
-    [due.now, due.nodeId, due.besides, due.limit],
+    `select message_id, kind from quarantine_intents
+     where due_at <= $1 and message_id <> all($2::uuid[])
+     order by due_at limit $3`,
+    [due.now, due.besides, due.limit],
   );
   return rows.map(({ message_id: messageId, kind }) => ({ messageId, kind }));
+}
+
+/** Actions without an outcome, by kind. */
+export async function countIntents(
+  pool: pg.Pool,
+): Promise<readonly Readonly<{ kind: string; actions: number }>[]> {
+  const { rows } = await pool.query<{ kind: string; actions: string }>(
+    'select kind, count(*) as actions from quarantine_intents group by kind order by kind',
+  );
+  return rows.map(({ kind, actions }) => ({ kind, actions: Number(actions) }));
 }
 
 export type ExpiredMessage = Readonly<{

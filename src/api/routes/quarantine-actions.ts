@@ -1,39 +1,27 @@
 import { nextId } from '../../db/ids.ts';
 import { isNarrowed } from '../../domain/access.ts';
 import { DomainError } from '../../domain/errors.ts';
-import {
-  type FilterWish,
-  TRAINING_CLASSES,
-  type TrainingOutcome,
-} from '../../domain/quarantine-language.ts';
-import { quarantinedMessage, quarantinedMessageStream } from '../../domain/quarantined-message.ts';
+import type { FilterWish } from '../../domain/quarantine-language.ts';
 import { FILTER_SCOPES } from '../../domain/sender-filter.ts';
-import { handleCommand } from '../../eventlog/handle-command.ts';
-import { readLine } from '../../eventlog/upcast.ts';
 import { findBackends } from '../../projections/mail-domains.ts';
 import type { IntentKind } from '../../projections/quarantine.ts';
 import { findMessages, type MessageRow } from '../../projections/quarantine-list.ts';
 import type { Context } from '../context.ts';
 import { invalid } from '../input.ts';
+import { type ActionCall, findActionable, OUTCOME_WAIT_MS, tell } from '../quarantine-acting.ts';
 import {
-  findVisibleMessage,
-  type MessagePath,
   type NumberedRecipient,
   numbered,
   QuarantineItem,
-  requireAllRecipients,
-  targetOf,
   viewMessage,
 } from '../quarantine-view.ts';
-import { type Answer, type Call, route } from '../route.ts';
+import { type Answer, route } from '../route.ts';
 import { Text, Timestamp } from '../schemas.ts';
 import { z } from '../zod.ts';
 import { atBothPaths } from './quarantine-paths.ts';
 
 const tag = 'Quarantine';
 const act = { operation: 'quarantine_act', reach: 'mail_domain' } as const;
-/** How long an answer waits for the outcome before it says that it is under way. */
-const OUTCOME_WAIT_MS = 10_000;
 const FILTERS_MAX = 100;
 
 const Filter = z
@@ -93,7 +81,8 @@ const discards = atBothPaths('discard', (at) =>
       const wish = call.body.block_sender;
       const blockSender = wish === undefined ? null : await toWish(context, call, row, wish, null);
       const reason = call.body.reason ?? null;
-      await tell(context, call, row, { type: 'RequestDiscard', blockSender, reason });
+      const told = await tell(context, call, row, { type: 'RequestDiscard', blockSender, reason });
+      requireWishHeard(told, blockSender);
       return outcomeOf(context, call, row, 'discard');
     },
   }),
@@ -125,47 +114,9 @@ const rejects = atBothPaths('reject', (at) =>
   }),
 );
 
-const Trained = z
-  .object({
-    outcome: z
-      .enum(['learned', 'already_known', 'refused', 'unavailable'])
-      .nullable()
-      .openapi({ description: 'Null while it is under way (202).' }),
-  })
-  .openapi('TrainingOutcome');
+export const quarantineActionRoutes = [...releases, ...discards, ...rejects];
 
-const retrains = atBothPaths('retrain', (at) =>
-  route({
-    ...at,
-    id: at.named('retrainMessage'),
-    method: 'post',
-    tag,
-    summary: 'Teach the filter that a message is spam, or that it is not.',
-    description:
-      '`refused`: the filter could not learn from it. `unavailable`: nothing was learned, try again later. ' +
-      'What is done to the message itself stays apart.',
-    permission: act,
-    body: z.strictObject({ class: z.enum(TRAINING_CLASSES) }),
-    reply: Trained,
-    errors: ['not_found', 'foreign_recipients', 'content_gone'],
-    example: { body: { class: 'ham' } },
-    handle: (context, call) => retrain(context, call),
-  }),
-);
-
-export const quarantineActionRoutes = [...releases, ...discards, ...rejects, ...retrains];
-
-type ActionCall<Body> = Call<MessagePath, unknown, Body>;
 type Item = z.input<typeof QuarantineItem>;
-
-async function findActionable(
-  context: Context,
-  { params, principal }: ActionCall<unknown>,
-): Promise<MessageRow> {
-  const row = await findVisibleMessage(context, principal, params);
-  requireAllRecipients(row, principal);
-  return row;
-}
 
 type Release = Readonly<{
   recipients?: string[] | undefined;
@@ -183,12 +134,13 @@ async function release(context: Context, call: ActionCall<Release>): Promise<Ans
     body.allow_sender === undefined
       ? null
       : await toWish(context, call, row, body.allow_sender, wanted);
-  await tell(context, call, row, {
+  const told = await tell(context, call, row, {
     type: 'RequestRelease',
     recipients: wanted?.map(({ number }) => number) ?? null,
     allowSender,
     reason: body.reason ?? null,
   });
+  requireWishHeard(told, allowSender);
   return outcomeOf(context, call, row, 'release');
 }
 
@@ -258,20 +210,16 @@ async function toWish(
   return { filter_ids: ids, scope: asked.scope, expires_at: asked.expires_at ?? null };
 }
 
-type Command = Parameters<typeof quarantinedMessage.decide>[0];
-
-function tell(
-  context: Context,
-  { meta, commandId }: ActionCall<unknown>,
-  row: MessageRow,
-  command: Command,
-) {
-  return handleCommand(context.log, quarantinedMessage, {
-    ...targetOf(row),
-    command,
-    meta,
-    commandId,
-  });
+/** A repetition does nothing, so a filter that only it brings would be lost in silence. */
+function requireWishHeard(
+  { position }: Readonly<{ position: bigint | null }>,
+  wish: FilterWish | null,
+): void {
+  if (position !== null || wish === null) return;
+  throw new DomainError(
+    'state_conflict',
+    'The action was asked for before, without the sender filter; make it at /sender-filters.',
+  );
 }
 
 const FAILED = {
@@ -303,46 +251,4 @@ async function outcomeOf(
     throw new DomainError(code, message, data);
   }
   return { data, revision: row.revision };
-}
-
-async function retrain(
-  context: Context,
-  call: ActionCall<Readonly<{ class: 'spam' | 'ham' }>>,
-): Promise<Answer<z.input<typeof Trained>>> {
-  const row = await findActionable(context, call);
-  const opened = await context.quarantine.store.open(row.id);
-  if (opened === null) {
-    throw new DomainError('content_gone', `The message is ${row.state}; its bytes are not kept.`);
-  }
-  await opened.bytes[Symbol.asyncIterator]().return?.();
-  const { revision } = await tell(context, call, row, {
-    type: 'RequestRetrain',
-    class: call.body.class,
-  });
-  const deadline = performance.now() + OUTCOME_WAIT_MS;
-  for (;;) {
-    const left = deadline - performance.now();
-    if (left <= 0) return { data: { outcome: null }, status: 202, message: 'Under way' };
-    await context.quarantine.act(row.id, 'retrain', left);
-    const outcome = await readTraining(context, row.id, revision);
-    if (outcome !== null) return { data: { outcome } };
-  }
-}
-
-const EVENTS_MAX = 10_000;
-
-/** What came of the training that was asked for at a revision: requests are met in their order. */
-async function readTraining(
-  { log }: Context,
-  id: string,
-  revision: bigint,
-): Promise<TrainingOutcome | null> {
-  const stored = await log.readStream(quarantinedMessageStream(id), 0n, EVENTS_MAX);
-  const events = stored.map(({ line }) => readLine(line));
-  const isRequest = ({ type }: { type: string }) => type === 'quarantine.retrain_requested';
-  const before = events.slice(0, Number(revision)).filter(isRequest).length;
-  const ends = events.filter(
-    ({ type }) => type === 'quarantine.retrained' || type === 'quarantine.retrain_failed',
-  );
-  return (ends[before]?.data as { outcome: TrainingOutcome } | undefined)?.outcome ?? null;
 }

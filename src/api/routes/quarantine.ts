@@ -16,6 +16,7 @@ import { quarantineActionRoutes } from './quarantine-actions.ts';
 import { quarantineBulkRoutes } from './quarantine-bulk.ts';
 import { quarantineIngestRoutes } from './quarantine-ingest.ts';
 import { quarantineReadRoutes } from './quarantine-reads.ts';
+import { quarantineTrainingRoutes } from './quarantine-training.ts';
 
 const listMessages = route({
   id: 'listQuarantine',
@@ -53,6 +54,7 @@ export const quarantineRoutes = [
   ...quarantineBulkRoutes,
   ...quarantineReadRoutes,
   ...quarantineActionRoutes,
+  ...quarantineTrainingRoutes,
 ];
 
 function linkOf(url: string, cursor: string): string {
