@@ -27,6 +27,7 @@ import { openQuarantine, type Quarantine } from './integrations/quarantine-open.
 import { endRetention } from './integrations/quarantine-retention.ts';
 import {
   expireKeys,
+  type ReactorDeps,
   revokeKeysOfMailDomain,
   revokeOrphanKeys,
   settleUnfinished,
@@ -43,7 +44,7 @@ import { mailDomainHistory } from './projections/mail-domain-history.ts';
 import { type Projector, startProjector } from './projections/projector.ts';
 import { purgeDenials } from './projections/rate-limits.ts';
 import { type CronJob, startCronJobs } from './scheduler/cron.ts';
-import { startPeriodicJobs } from './scheduler/periodic.ts';
+import { type PeriodicJob, startPeriodicJobs } from './scheduler/periodic.ts';
 import { deriveSecrets, type Secrets } from './secrets.ts';
 
 export type Gateway = Readonly<{
@@ -104,14 +105,8 @@ export async function startGateway(
     const metrics = createMetrics();
     const limiter = await openRateLimiter(pool, clock);
     const activity = await openActivity({ pool, log, clock, nodeId, metrics, logger });
-    const purged = { pool, clock, limiter, activity };
     const jobs = startPeriodicJobs(
-      [
-        { name: 'flush', everyMs: FLUSH_MS, run: () => flush(limiter, activity) },
-        { name: 'expire keys', everyMs: 1_000, run: () => expireKeys(reactors) },
-        { name: 'orphan keys', everyMs: 10_000, run: () => revokeOrphanKeys(reactors, pool) },
-        { name: 'purge', everyMs: HOUR_MS, run: () => purge(purged) },
-      ],
+      periodicJobsOf(reactors, { pool, clock, limiter, activity }),
       logger,
     );
     stops.push(() => limiter.flush());
@@ -242,6 +237,14 @@ async function purge({ pool, clock, limiter, activity }: Purged): Promise<void> 
   await activity.forgetDeleted();
   await limiter.forgetDeleted();
 }
+
+/** What every process does for itself. */
+const periodicJobsOf = (reactors: ReactorDeps, kept: Purged): readonly PeriodicJob[] => [
+  { name: 'flush', everyMs: FLUSH_MS, run: () => flush(kept.limiter, kept.activity) },
+  { name: 'expire keys', everyMs: 1_000, run: () => expireKeys(reactors) },
+  { name: 'orphan keys', everyMs: 10_000, run: () => revokeOrphanKeys(reactors, kept.pool) },
+  { name: 'purge', everyMs: HOUR_MS, run: () => purge(kept) },
+];
 
 /** What one process of a cluster does for all. */
 const cronJobsOf = (
