@@ -105,22 +105,16 @@ export async function startGateway(
     const metrics = createMetrics();
     const limiter = await openRateLimiter(pool, clock);
     const activity = await openActivity({ pool, log, clock, nodeId, metrics, logger });
-    const jobs = startPeriodicJobs(
-      periodicJobsOf(reactors, { pool, clock, limiter, activity }),
-      logger,
-    );
+    const kept = { pool, clock, limiter, activity };
+    const jobs = startPeriodicJobs(periodicJobsOf(reactors, kept), logger);
     stops.push(() => limiter.flush());
     stops.push(() => activity.flush(true));
     stops.push(jobs.stop);
     const mail = { pool, log, clock, logger };
-    const quarantine = await openQuarantine(mail, {
-      ...config,
-      dir: join(dataDir, 'spool'),
-      smtp: overrides.smtp ?? {},
-    });
+    const settings = { ...config, dir: join(dataDir, 'spool'), smtp: overrides.smtp ?? {} };
+    const quarantine = await openQuarantine(mail, settings);
     stops.push(quarantine.stop);
-    const cronJobs = cronJobsOf({ ...mail, store: quarantine.store, nodeId });
-    stops.push(startCronJobs(pool, cronJobs, logger).stop);
+    stops.push(startCronJobs(pool, cronJobsOf({ ...mail, ...quarantine, nodeId }), logger).stop);
     const stopping = stopSignal();
     const context: Context = {
       config,
@@ -142,10 +136,7 @@ export async function startGateway(
       onStop: stopping.onStop,
       isStopping: stopping.isStopping,
       warnings: database.warnings,
-      async finishMailDomainDeletion(id, meta) {
-        await revokeKeysOfMailDomain({ log, liveKeys }, id, meta);
-        await endFiltersOfMailDomain({ pool, log }, id, meta);
-      },
+      finishMailDomainDeletion: (id, meta) => finishDeletion({ pool, log, liveKeys }, id, meta),
       unready: () => unready(database, projector, stopping),
     };
     observeGateway(context);
@@ -236,6 +227,15 @@ async function purge({ pool, clock, limiter, activity }: Purged): Promise<void> 
   await purgeJobs(pool, clock.now());
   await activity.forgetDeleted();
   await limiter.forgetDeleted();
+}
+
+/** The rest of a mail domain's deletion: what was bound to it ends with it. */
+async function finishDeletion(
+  deps: Parameters<typeof revokeKeysOfMailDomain>[0] & Readonly<{ pool: Database['pool'] }>,
+  ...[id, meta]: Parameters<Context['finishMailDomainDeletion']>
+): Promise<void> {
+  await revokeKeysOfMailDomain(deps, id, meta);
+  await endFiltersOfMailDomain(deps, id, meta);
 }
 
 /** What every process does for itself. */
