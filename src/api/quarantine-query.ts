@@ -16,7 +16,8 @@ import { ListQuery, Text, Timestamp } from './schemas.ts';
 import { z } from './zod.ts';
 
 const OFFSET_MAX = 10_000;
-const PLACE = /^m(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z)_([0-9a-f-]{36})$/;
+const PLACE =
+  /^m(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z)_([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})$/;
 
 const listOf = (values: readonly string[]) =>
   z
@@ -74,7 +75,7 @@ export const QuarantineQuery = z.strictObject({
   limit: ListQuery.shape.limit,
   cursor: z
     .string()
-    .regex(PLACE, 'is not a cursor of this list')
+    .refine((text) => readPlace(text) !== null, 'is not a cursor of this list')
     .optional()
     .openapi({ type: 'string', description: 'From `X-Next-Cursor`, with the same filters.' }),
   offset: z
@@ -102,7 +103,8 @@ export const placeText = ({ arrivedAt, id }: ListPlace): string => `m${arrivedAt
 
 export function readPlace(cursor: string | undefined): ListPlace | null {
   const [, arrivedAt, id] = PLACE.exec(cursor ?? '') ?? [];
-  return arrivedAt === undefined || id === undefined ? null : { arrivedAt, id };
+  if (arrivedAt === undefined || id === undefined) return null;
+  return Timestamp.safeParse(arrivedAt).success ? { arrivedAt, id } : null;
 }
 
 type Filter = z.output<typeof QuarantineFilter>;
