@@ -19,6 +19,7 @@ const SUBJECT_LENGTH_MAX = 998;
 const TEXT_LENGTH_MAX = 500;
 /** Decoding is bounded by this, and what is decoded is far longer than what is shown. */
 const FIELD_BYTES_MAX = 16_384;
+const FIELDS_MAX = 10_000;
 const MBOX_LINE_BYTES_MAX = 1_024;
 
 /** CRLF, LF, a lone CR, and the CR CR LF that some make of CRLF; bounded, so a search is linear. */
@@ -56,7 +57,7 @@ export type MailField = Readonly<{ name: string; value: string }>;
 
 /**
  * The header fields that a message or a part of one begins with, its bytes given as Latin-1, as far as
- * `HEAD_BYTES_MAX`, and where the body starts; null when the fields do not end. A line that is no
+ * `HEAD_BYTES_MAX` and 10,000 lines, and where the body starts; null when the fields do not end. A line that is no
  * field is left out.
  */
 export function splitHead(
@@ -65,7 +66,7 @@ export function splitHead(
   const end = HEAD_END.exec(text);
   const block = text.slice(0, Math.min(end?.index ?? text.length, HEAD_BYTES_MAX));
   const fields: MailField[] = [];
-  for (const line of block.replace(FOLDS, '').split(LINE_ENDS)) {
+  for (const line of block.replace(FOLDS, '').split(LINE_ENDS, FIELDS_MAX)) {
     const [start = '', name] = FIELD.exec(line) ?? [];
     if (name !== undefined) fields.push({ name, value: line.slice(start.length) });
   }

@@ -177,6 +177,7 @@ describe("rspamd's headers", () => {
     ['b@example.net, c@example.net', ['b@example.net', 'c@example.net']],
     ['["unknown","b@example.net"]', ['b@example.net']],
     ['["jörg@example.net"]', ['jörg@example.net']],
+    ['"a\\", b"@example.net,c@example.net', ['"a\\", b"@example.net', 'c@example.net']],
   ])('take %s for recipients', (text, recipients) =>
     expect(rspamd({ 'X-Rspamd-Rcpt': text }).recipients).toEqual(recipients),
   );
@@ -308,6 +309,7 @@ describe('an address', () => {
     'a@b@example.org',
     'a b@example.org',
     'a@exa mple.org',
+    'a@ example.org',
     'a@-',
     'a@example..org',
     'a@[300.1.1.1]',

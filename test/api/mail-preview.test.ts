@@ -109,7 +109,7 @@ describe('previewMail', () => {
     ['base64', 'SGk=\nSGk=\n', 'HiHi'],
     ['BASE64 (so it says)', 'SGk', 'Hi'],
     ['quoted-printable', 'a=3D=3d=\r\nb= \t\nc=\rd=ZZ=4', 'a==bcd=ZZ=4'],
-    ['7bit', 'a=3D', 'a=3D'],
+    ['7bit', 'a=3D\fb\r\rc', 'a=3D\nb\n\nc'],
     ['x-unheard-of', 'a=3D', 'a=3D'],
   ])('unpacks %s', async (encoding, body, text) => {
     const mail = `Content-Transfer-Encoding: ${encoding}\n\n${body}`;
@@ -163,6 +163,11 @@ describe('previewMail', () => {
     });
   });
 
+  it('shows text that has a file name, and names it', async () => {
+    const mail = 'Content-Type: text/plain; name=a.patch\n\n+a';
+    expect(await show(mail)).toMatchObject({ text: '+a', attachments: [{ filename: 'a.patch' }] });
+  });
+
   it('looks ten messages deep', async () => {
     const nested = (depth: number) =>
       `${'Content-Type: message/rfc822\n\n'.repeat(depth)}A: b\n\nhi`;
@@ -203,7 +208,17 @@ describe('previewMail', () => {
 
   it.each([
     ['is not closed', '--b\n\none\n--b\n\ntwo', 'one\ntwo'],
-    ['follows no blank line', '--b\nA: b\n--b\n\ntwo\n--b--', 'two'],
+    ['follows no blank line', '--b\nContent-Type: text/html\n--b\n\ntwo\n--b--', 'two'],
+    [
+      'is that of the part around',
+      '--b\nContent-Type: multipart/mixed; boundary=c\n\n--c\n\none\n--b\n\ntwo\n--c\n--b--',
+      'one\ntwo\n--c',
+    ],
+    [
+      'begins a message in a digest',
+      '--b\nContent-Type: multipart/digest; boundary=c\n\n--c\n\nSubject: x\n\none\n--c--\n--b--',
+      'one',
+    ],
     ['has blanks behind it', '--b \t\n\none\n--b-- \n', 'one'],
     ['only begins another line', '--bb\n--b\n\none\n--bx\n--b--', 'one\n--bx'],
     [
@@ -227,6 +242,11 @@ describe('previewMail', () => {
     expect(long.text).toHaveLength(262_144);
     expect(long.is_truncated).toBe(true);
     expect((await show(`X: y\n\n${'ä'.repeat(262_144)}`)).is_truncated).toBe(false);
+    expect((await show(`X: ${'a'.repeat(262_144)}\n\nx`)).is_truncated).toBe(true);
+    const shifts = '\x1b$B%"\x1b(B'.repeat(270_000);
+    const short = await show(`Content-Type: text/html; charset=iso-2022-jp\n\n${shifts}`);
+    expect(short.html?.length).toBeLessThan(524_288);
+    expect(short.is_truncated).toBe(true);
     const files = multipart(
       'mixed',
       ...Array.from({ length: 101 }, () => 'Content-Type: a/b\n\nx'),
@@ -335,6 +355,7 @@ describe('HTML in a preview', () => {
     '<p style="color:red;background-image:u\\72l(//evil.example)">x</p>',
     '<p style="color:rgb(0,0,0);-moz-binding:url(//evil.example#x)">x</p>',
     '<p style="color:red}*{background:url(//evil.example)">x</p>',
+    '<p style="color:rgb(expression(alert(1)), 0, 0)">x</p>',
     '<p style="position:fixed;top:0;z-index:9;width:100%">x</p>',
     '<p style="color:/**/red;width:calc(1px);color:var(--x);font-size:attr(x)">x</p>',
     '<p style=\'color:red"onclick="alert(1)\'>x</p>',
@@ -408,6 +429,7 @@ describe('HTML in a preview', () => {
     '<img src="ht\ntps://x.example/a.png">',
     '<img src=" \\\\x.example\\a">',
     '<img srcset="a.png 1x, https://x.example/b.png 2x">',
+    '<img srcset="data:image/png;base64,AA== 1x, https://x.example/b.png 2x">',
     '<td background="https://x.example/a.png">',
     '<p style="background: url(\'https://x.example/a.png\')">',
     '<style>p { background: url( //x.example/a.png ) }</style>',
@@ -433,6 +455,10 @@ describe('HTML in a preview', () => {
     expect((await page(html)).remote_content).toBe(false);
   });
 
+  it('can be stored, also what it writes as character references', async () => {
+    expect(await htmlOf('a&#0;b&#1;c&#x80;d&#xd800;e')).toBe('a\ufffdb\ufffdc€d\ufffde');
+  });
+
   it('is cleaned page by page, so that one cannot swallow the next', async () => {
     const pages = multipart('mixed', `${HTML}<p>a<!--`, `${HTML}<b>c</b>`);
     expect((await show(pages)).html).toBe('<p>a</p>\n<b>c</b>');
@@ -441,6 +467,8 @@ describe('HTML in a preview', () => {
   it('is bounded in length, in tags and in depth', async () => {
     expect(await page('a'.repeat(524_289))).toMatchObject({ is_truncated: true });
     expect(await page('a'.repeat(524_288))).toMatchObject({ is_truncated: false });
+    const halves = multipart('mixed', HTML + 'a'.repeat(300_000), HTML + 'b'.repeat(300_000));
+    expect((await show(halves)).html).toHaveLength(524_289);
     const tags = await page('<b></b>'.repeat(10_001));
     expect(tags.html).toBe('<b></b>'.repeat(10_000));
     expect(tags.is_truncated).toBe(true);
