@@ -31,20 +31,21 @@ export async function endRetention(deps: Deps): Promise<number> {
   let ended = 0;
   for (let page = 0; page < PAGES_MAX; page += 1) {
     const due = await findExpiredMessages(deps.pool, deps.clock.now(), PAGE_MESSAGES);
+    const removed: string[] = [];
     for (let at = 0; at < due.length; at += AT_ONCE) {
-      await Promise.all(due.slice(at, at + AT_ONCE).map((message) => end(deps, message)));
+      const some = due.slice(at, at + AT_ONCE);
+      const isEnded = await Promise.all(some.map((message) => end(deps, message)));
+      removed.push(...some.filter((_, index) => isEnded[index]).map(({ id }) => id));
     }
-    await markContentRemoved(
-      deps.pool,
-      due.map(({ id }) => id),
-    );
-    ended += due.length;
+    await markContentRemoved(deps.pool, removed);
+    ended += removed.length;
     if (due.length < PAGE_MESSAGES) break;
   }
   return ended;
 }
 
-async function end(deps: Deps, { id, isOpen, mailDomains }: ExpiredMessage): Promise<void> {
+/** False when an action came first: it goes on, and its own end decides about the bytes. */
+async function end(deps: Deps, { id, isOpen, mailDomains }: ExpiredMessage): Promise<boolean> {
   if (isOpen) {
     const { state } = await handleCommand(deps.log, quarantinedMessage, {
       stream: quarantinedMessageStream(id),
@@ -54,10 +55,10 @@ async function end(deps: Deps, { id, isOpen, mailDomains }: ExpiredMessage): Pro
       meta: metaOf(deps),
       commandId: commandIdOf(deps.clock.nowMs(), `expire/${id}`),
     });
-    // An action came first: it goes on, and its own end decides about the bytes.
-    if (state.state !== 'expired') return;
+    if (state.state !== 'expired') return false;
   }
   await deps.store.remove(id);
+  return true;
 }
 
 const metaOf = ({ clock, nodeId }: Deps): EventMeta => ({
