@@ -17,6 +17,7 @@ import { metaAfter, type OpenedHistory, readHistory } from './quarantine-history
 import type { Slots, WorkerDeps } from './quarantine-worker.ts';
 import { type DeliveryResult, deliver } from './smtp.ts';
 import { parseSmtpTarget } from './smtp-target.ts';
+import { verified } from './verified-bytes.ts';
 
 const FINISH_RETRY_MS = 500;
 
@@ -40,7 +41,7 @@ export async function transfer(deps: WorkerDeps, id: string, how: Transfer): Pro
     const started = await tell(deps, history, { type: 'StartTransfer' });
     const tried =
       state === 'reject_requested'
-        ? await bounce(deps, history, started, how.signal)
+        ? await bounce(deps, history, started, how.signal).catch(unbounced(deps, history))
         : await release(deps, history, started, how.signal);
     const finish = { type: 'FinishTransfer', attempt: started.attempt, ...tried } as const;
     await untilRecorded(how.signal, () =>
@@ -53,26 +54,32 @@ export async function transfer(deps: WorkerDeps, id: string, how: Transfer): Pro
 
 async function release(
   deps: WorkerDeps,
-  { id, disclosed }: OpenedHistory,
+  { id, disclosed, sha256 }: OpenedHistory,
   started: QuarantinedMessage,
   signal: AbortSignal,
 ): Promise<Tried> {
   const wanted = outstanding(started);
   const groups = groupsOf(disclosed, wanted);
-  const opened = await deps.store.open(id);
+  // What is there and cannot be read fails below, where that puts the try off.
+  const opened = await deps.store.open(id).catch(() => undefined);
   if (opened === null || disclosed.sender === null || groups === null) return gone;
-  await close(opened.bytes);
+  if (opened !== undefined) await close(opened.bytes);
   const tried = await Promise.all(
     groups.map(async ({ mailDomain, recipients }) => {
       const addresses = recipients.map(({ address }) => address);
-      const backends = mailDomain === null ? [] : await findBackends(deps.pool, mailDomain);
-      if (backends.length === 0) return recipients.map((r) => unroutable(r));
-      const sent = await deliver(
-        backends.map(parseSmtpTarget),
-        { from: disclosed.sender ?? '', to: addresses },
-        () => bytesOf(deps, id),
-        { ...deps.smtp, name: deps.nodeId, prepend: traceOf(deps, id), signal },
-      ).catch((error: unknown) => notSent(deps, { id, addresses, error }));
+      const send = async () => {
+        const backends = mailDomain === null ? [] : await findBackends(deps.pool, mailDomain);
+        if (backends.length === 0) return null;
+        return await deliver(
+          backends.map(parseSmtpTarget),
+          { from: disclosed.sender ?? '', to: addresses },
+          () => bytesOf(deps, id, sha256),
+          { ...deps.smtp, name: deps.nodeId, prepend: traceOf(deps, id), signal },
+        );
+      };
+      // Whatever goes wrong here must not hide what another mail domain's server has taken.
+      const sent = await send().catch((error: unknown) => notSent(deps, { id, addresses, error }));
+      if (sent === null) return recipients.map((r) => unroutable(r));
       return recipients.map((r, index) => toResult(r, sent.recipients[index]));
     }),
   );
@@ -202,6 +209,16 @@ function notSent(
   return { recipients: addresses.map((address) => ({ address, ...said })) };
 }
 
+/** A bounce is put off, too, when the message cannot be read. */
+const unbounced =
+  (deps: WorkerDeps, { id, disclosed: { sender } }: OpenedHistory) =>
+  (error: unknown): Tried => {
+    const to = { recipient: 0, address: sender ?? '' };
+    const sent = notSent(deps, { id, addresses: [to.address], error });
+    const { result, server, reply } = toResult(to, sent.recipients[0]);
+    return { results: [result], replies: [{ recipient: to.address, server, reply }], cause: null };
+  };
+
 type Addressed = Readonly<{ recipient: number; address: string }>;
 
 /** Numbered recipients by mail domain, as far as they are wanted; null when addresses were erased. */
@@ -242,10 +259,15 @@ function traceOf({ nodeId, clock }: WorkerDeps, id: string): string {
   return `Received: from quarantine by ${nodeId} (MailGuard) with SMTP id ${id};\r\n\t${date}\r\n`;
 }
 
-async function bytesOf({ store }: WorkerDeps, id: string): Promise<AsyncIterable<Uint8Array>> {
+/** The bytes as they arrived: what has changed since is an error before its end, so that nobody gets it. */
+async function bytesOf(
+  { store }: WorkerDeps,
+  id: string,
+  sha256: string,
+): Promise<AsyncIterable<Uint8Array>> {
   const opened = await store.open(id);
   if (opened === null) throw new Error(`the bytes of ${id} went away`);
-  return opened.bytes;
+  return verified(opened.bytes, sha256);
 }
 
 async function* chunkOf(bytes: Uint8Array): AsyncIterable<Uint8Array> {

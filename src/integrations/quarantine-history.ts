@@ -18,6 +18,8 @@ export type OpenedHistory = Readonly<{
   mailDomains: readonly string[];
   disclosed: DisclosedMessage;
   arrivedAt: string;
+  /** Of the bytes as they arrived. */
+  sha256: string;
   /** The request that is under way, or was last. */
   asked: RecordedEvent | null;
   reason: string | null;
@@ -59,6 +61,7 @@ export async function readHistory(log: EventLog, id: string): Promise<OpenedHist
     mailDomains: added.mail_domains,
     disclosed: readAdded({ event: added, stored: first }),
     arrivedAt: (added.data as unknown as AddedData).arrived_at,
+    sha256: (added.data as unknown as AddedData).sha256,
     asked,
     reason: reasonIn(stored[at]),
     wish: wishOf(asked),
