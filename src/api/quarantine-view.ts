@@ -134,7 +134,11 @@ export async function findVisibleMessage(
   const row =
     'id' in path
       ? ((await findMessages(pool, [path.id]))[0] ?? null)
-      : await findMessageInQueue(pool, path.node_id, path.queue_id);
+      : await findMessageInQueue(pool, {
+          nodeId: path.node_id,
+          queueId: path.queue_id,
+          mailDomain: isNarrowed(principal) ? (principal.mailDomain ?? 0) : null,
+        });
   if (row === null || !isVisible(row, principal)) {
     throw new DomainError('not_found', 'There is no such message.');
   }

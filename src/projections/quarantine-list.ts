@@ -254,16 +254,19 @@ export async function findMessages(
   return rows.map(toMessageRow);
 }
 
-/** The message that a node's queue id means: the one in the quarantine, else the latest. */
+/**
+ * The message that a node's queue id means: the one in the quarantine, else the latest. For a narrowed caller only
+ * messages of its mail domain count, since anybody may hand in mail under a queue id that is in use.
+ */
 export async function findMessageInQueue(
   pool: pg.Pool,
-  nodeId: string,
-  queueId: string,
+  named: Readonly<{ nodeId: string; queueId: string; mailDomain: number | null }>,
 ): Promise<MessageRow | null> {
   const { rows } = await pool.query<Row>(
     `select ${COLUMNS} from quarantined_messages m where m.node_id = $1 and m.queue_id = $2
+       and ($3::bigint is null or $3 = any(m.mail_domains))
      order by m.is_open desc, m.arrived_at desc, m.id desc limit 1`,
-    [nodeId, queueId],
+    [named.nodeId, named.queueId, named.mailDomain],
   );
   return rows[0] === undefined ? null : toMessageRow(rows[0]);
 }
