@@ -34,7 +34,7 @@ export const quarantineIngestRoutes = [
       'and reason. Take the headers below, or those that rspamd’s metadata exporter sends ' +
       '(`X-Rspamd-From`, `-Rcpt`, `-Score`, `-Symbols`, `-Qid`, `-Ip`, `-Subject`). The exporter may use HTTP ' +
       'Basic with the user `ingest`, and is then answered 200. Once answered, the message is on the disk ' +
-      'and in the log. The same bytes for the same mail domains under the same queue id are one message. ' +
+      'and in the log. The same bytes with the same envelope under the same queue id are one message. ' +
       'How long a message is held is fixed when it arrives: the longest retention of its mail domains, 30 ' +
       'days without one.',
     permission: { operation: 'write', reach: 'mail_domain' },
@@ -131,8 +131,9 @@ function requireOwn(call: Call<unknown, unknown, unknown>, groups: readonly Grou
 }
 
 /**
- * What a mail server knows by a queue id is told twice when an answer was lost; it stays one message. Of
- * other mail domains it is another, so that nobody meets the message of another tenant.
+ * What a mail server knows by a queue id is told twice when an answer was lost; it stays one message. With
+ * another envelope, or for other mail domains, it is another: nobody meets the message of another tenant, and
+ * no recipient is left out.
  */
 function idOf(
   { config }: Context,
@@ -141,8 +142,9 @@ function idOf(
 ): string {
   if (envelope.queueId === null) return given;
   const mailDomains = groups.map(({ mail_domain: id }) => id ?? 'none').join('+');
+  const told = [envelope.sender, ...groups.flatMap(({ addresses }) => addresses.toSorted())];
   const text = `${config.nodeId}/${envelope.queueId}/${received.sha256}/${mailDomains}`;
-  return commandIdOf(0, text);
+  return commandIdOf(0, `${text}/${JSON.stringify(told)}`);
 }
 
 function describe(
