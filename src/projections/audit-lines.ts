@@ -170,12 +170,28 @@ function readData(
   disclosed: Disclosed,
   { viewer, erased, withheld }: { viewer: Viewer; erased: string[]; withheld: string[] },
 ): Record<string, Json | undefined> {
-  const { _sd: digests, ...data } = event.data;
+  const { _sd: digests, ...data } = withOwnGroups(event.data, viewer, withheld);
   if (!Array.isArray(digests)) return data;
   const read: Record<string, Json | undefined> = data;
   for (const { name, value } of disclosed.data) place(read, name, value, { viewer, withheld });
   if (disclosed.data.length < digests.length) erased.push(...goneOf(event, read, withheld));
   return read;
+}
+
+/** How many recipients stand in which mail domain: a narrowed reader is not told which the others are. */
+function withOwnGroups(
+  data: RecordedEvent['data'],
+  viewer: Viewer,
+  withheld: string[],
+): RecordedEvent['data'] {
+  if (viewer === null || !Array.isArray(data['recipients_of'])) return data;
+  const groups = data['recipients_of'] as readonly { mail_domain: string | null }[];
+  const isForeign = ({ mail_domain: id }: { mail_domain: string | null }) =>
+    id !== null && id !== viewer.mailDomain;
+  if (!groups.some(isForeign)) return data;
+  withheld.push('data.recipients_of');
+  const own = groups.map((group) => (isForeign(group) ? { ...group, mail_domain: null } : group));
+  return { ...data, recipients_of: own };
 }
 
 const RECIPIENTS = 'recipients.';
