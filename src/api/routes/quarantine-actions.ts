@@ -236,11 +236,12 @@ async function outcomeOf(
 ): Promise<Answer<Item>> {
   await context.quarantine.act(id, kind, OUTCOME_WAIT_MS);
   const { position } = await context.log.head();
-  await context.projector.caughtUp(position, ['quarantine']);
+  const isVisible = await context.projector.caughtUp(position, ['quarantine']);
   const [row] = await findMessages(context.pool, [id]);
   if (row === undefined) throw new Error('a message without a row');
   const data = await viewMessage(context, principal, row);
-  const isUnderWay = row.state === `${kind}_requested`;
+  // Read models that are behind do not tell the outcome, so none is claimed.
+  const isUnderWay = !isVisible || row.state === `${kind}_requested`;
   if (isUnderWay) return { data, status: 202, message: 'Under way', revision: row.revision };
   const hasFailed =
     row.state === 'release_failed' ||
