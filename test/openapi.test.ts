@@ -31,9 +31,9 @@ describe('openapi.yaml', () => {
     for (const operation of Object.values(paths).flatMap((o) => Object.values(o))) {
       expect(operation.summary, operation.operationId).toMatch(/\.$/);
       expect(Object.keys(operation.responses).length, operation.operationId).toBeGreaterThan(1);
-      const json = operation.requestBody?.content?.['application/json'];
-      if (operation.requestBody?.required)
-        expect(json.example, operation.operationId).toBeDefined();
+      if (!operation.requestBody?.required) continue;
+      for (const body of Object.values<any>(operation.requestBody.content))
+        expect(body.example, operation.operationId).toBeDefined();
     }
   });
 

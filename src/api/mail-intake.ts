@@ -13,14 +13,15 @@ export type IncomingMail = Readonly<{
   head: MailHead;
 }>;
 
+const needed = (description: string) => z.string().openapi({ description });
 const text = (description: string) => z.string().optional().openapi({ description });
 
 /** Takes in a raw message and what its headers say of it; of one that is refused nothing is left. */
 export const mailIntake: Intake = {
   mediaTypes: ['message/rfc822', 'text/rfc822', 'text/plain', 'application/octet-stream'],
   headers: z.object({
-    'X-Mail-From': text('Envelope sender; empty or `<>` for the null sender.'),
-    'X-Rcpt-To': text('Envelope recipients, with commas or one header each.'),
+    'X-Mail-From': needed('Envelope sender; empty or `<>` for the null sender.'),
+    'X-Rcpt-To': needed('Envelope recipients, with commas or one header each.'),
     'X-Spam-Score': text('Leave it out when nobody has looked: that is not 0.'),
     'X-Spam-Symbols': text('Names of rules, with commas.'),
     'X-Quarantine-Reason': text('spam, phishing, sandbox, rbl, virus, policy or unscanned.'),

@@ -125,12 +125,23 @@ function bodyOf(route: AnyRoute) {
   };
 }
 
+/** Examples of parameters that many routes have: the first that its schema takes. */
+const USUAL: Readonly<Record<string, readonly (string | number)[]>> = {
+  id: [1, '019683b4-a5c8-7857-bd64-bba9f0cfe218'],
+  job_id: ['019683b4-a5c8-7857-bd64-bba9f0cfe219'],
+  node_id: ['node-1'],
+  queue_id: ['4F2A8C0D'],
+  position: ['1'],
+};
+
 /** Examples stand on the parameters, where generators of clients and of requests look for them. */
 function withExamples(shape: z.ZodObject, examples: object | undefined): z.ZodObject {
-  const given = examples as Record<string, unknown> | undefined;
-  const known = { id: 1, position: '1', ...given } as Record<string, unknown>;
+  const given = (examples ?? {}) as Record<string, unknown>;
   const members = Object.entries(shape.shape).map(([name, schema]) => {
-    const example = known[name];
+    const usual = USUAL[name]?.find(
+      (value) => (schema as z.ZodType).safeParse(String(value)).success,
+    );
+    const example = given[name] ?? usual;
     return [
       name,
       example === undefined ? schema : (schema as z.ZodType).openapi({ example }),

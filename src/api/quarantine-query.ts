@@ -89,7 +89,8 @@ export const QuarantineQuery = z.strictObject({
       minimum: 0,
       maximum: OFFSET_MAX,
       description:
-        'Matches to leave out; a cursor is faster, and stable while mail comes and goes.',
+        'Matches to leave out, unless the search runs out of its budget before. A cursor is faster, and stable while ' +
+        'mail comes and goes.',
     }),
 });
 

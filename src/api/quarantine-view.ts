@@ -171,6 +171,7 @@ const Attachment = z.object({
   content_type: z.string(),
   size_bytes: z.number().int(),
   disposition: z.string().nullable(),
+  is_truncated: z.boolean().openapi({ description: 'Its end was not looked at.' }),
 });
 
 /** A message without its dangers. */

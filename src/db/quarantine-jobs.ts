@@ -126,20 +126,24 @@ export async function purgeJobs(pool: pg.Pool, now: Date): Promise<void> {
   await pool.query('delete from quarantine_jobs where ended_at < $1', [before]);
 }
 
-const SELECT = 'select id, request, state, created_at, ended_at from quarantine_jobs';
+const ISO = 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"';
+const SELECT = `
+  select id, request, state, to_char(created_at at time zone 'UTC', '${ISO}') as created_at,
+    to_char(ended_at at time zone 'UTC', '${ISO}') as ended_at
+  from quarantine_jobs`;
 
 type Row<Request> = {
   id: string;
   request: Request;
   state: JobState;
-  created_at: Date;
-  ended_at: Date | null;
+  created_at: string;
+  ended_at: string | null;
 };
 
 const toRow = <Request>(row: Row<Request>): JobRow<Request> => ({
   id: row.id,
   request: row.request,
   state: row.state,
-  createdAt: row.created_at,
-  endedAt: row.ended_at,
+  createdAt: new Date(row.created_at),
+  endedAt: row.ended_at === null ? null : new Date(row.ended_at),
 });

@@ -54,6 +54,8 @@ export type GatewayEvent =
 
 type Described = Readonly<{
   schemaVersion: number;
+  /** Of a type that is a failure whoever was asked; otherwise it is the command's. */
+  outcome?: 'failure';
   /** Personal members of `data`; an event commits all of them or none. */
   personal: Readonly<Record<string, PersonalClass>>;
 }>;
@@ -61,6 +63,7 @@ type Described = Readonly<{
 const plain: Described = { schemaVersion: 1, personal: {} };
 const withReason: Described = { schemaVersion: 1, personal: { reason: 'content' } };
 const withReplies: Described = { schemaVersion: 1, personal: { replies: 'content' } };
+const failure = { outcome: 'failure' } as const;
 
 /** The catalogue: what a reader may know of a type without seeing one of its events. */
 export const EVENT_TYPES: Readonly<Record<GatewayEvent['type'], Described>> = {
@@ -90,7 +93,7 @@ export const EVENT_TYPES: Readonly<Record<GatewayEvent['type'], Described>> = {
   'quarantine.release_started': plain,
   'quarantine.release_interrupted': plain,
   'quarantine.release_deferred': withReplies,
-  'quarantine.release_failed': withReplies,
+  'quarantine.release_failed': { ...withReplies, ...failure },
   'quarantine.partly_released': withReplies,
   'quarantine.released': withReplies,
   'quarantine.discard_requested': withReason,
@@ -99,11 +102,11 @@ export const EVENT_TYPES: Readonly<Record<GatewayEvent['type'], Described>> = {
   'quarantine.reject_started': plain,
   'quarantine.reject_interrupted': plain,
   'quarantine.reject_deferred': withReplies,
-  'quarantine.reject_failed': withReplies,
+  'quarantine.reject_failed': { ...withReplies, ...failure },
   'quarantine.rejected': withReplies,
   'quarantine.retrain_requested': plain,
   'quarantine.retrained': plain,
-  'quarantine.retrain_failed': plain,
+  'quarantine.retrain_failed': { ...plain, ...failure },
   'quarantine.expired': plain,
   'quarantine.vanished': plain,
   'quarantine.content_read': plain,

@@ -194,10 +194,13 @@ function requestRelease(
   state: QuarantinedMessage,
 ): readonly QuarantineEvent[] {
   // A repeat finds the message on its way, or there; its caller is told how that went.
-  if (state.state === 'released' || state.state === 'release_requested') return [];
+  if (state.state === 'released') return [];
+  const wanted = begun(state, command.recipients);
+  // Those who are not on its way must not hear that they were released.
+  const isOnItsWay = outstanding(wanted).every((recipient) => state.wanted.includes(recipient));
+  if (state.state === 'release_requested' && isOnItsWay) return [];
   requireIdle(state, 'released');
-  const asked = begun(state, command.recipients);
-  if (outstanding(asked).length === 0) return [];
+  if (outstanding(wanted).length === 0) return [];
   return [
     {
       type: 'quarantine.release_requested',
@@ -245,7 +248,9 @@ function finishTransfer(
   const left = verb === 'release' ? leftOfRelease(after) : leftOfBounce(results);
   const seconds = RETRY_SECONDS[attempt - 1];
   if (cause === null && left === 'open' && seconds !== undefined) {
-    const retryAt = new Date(Date.parse(now) + seconds * 1_000).toISOString();
+    const at = new Date(Date.parse(now) + seconds * 1_000).toISOString();
+    // Six digits, as every time in the log.
+    const retryAt = `${at.slice(0, -1)}000Z`;
     const data = { ...ended, retry_at: retryAt };
     return [{ type: `quarantine.${verb}_deferred`, data, personal }];
   }

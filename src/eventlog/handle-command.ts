@@ -135,7 +135,7 @@ export function toAppend(
     data: fact.data,
     personal: fact.personal ?? [],
     names: fact.names ?? null,
-    meta: call.meta,
+    meta: known.outcome === undefined ? call.meta : { ...call.meta, outcome: known.outcome },
   };
 }
 

@@ -145,16 +145,17 @@ export async function discard(deps: WorkerDeps, id: string): Promise<void> {
 export async function retrain(deps: WorkerDeps, id: string, signal: AbortSignal): Promise<void> {
   for (;;) {
     const history = await readHistory(deps.log, id);
-    const [asked] = history.openTraining;
-    if (asked === undefined || signal.aborted) return;
+    const [open] = history.openTraining;
+    if (open === undefined || signal.aborted) return;
+    const { asked, class: kind } = open;
     const opened = deps.rspamd === null ? null : await deps.store.open(id);
     const learned =
       deps.rspamd === null || opened === null
         ? ({ outcome: 'unavailable', status: null } as const)
-        : await deps.rspamd.learn(asked.class, opened.bytes, opened.sizeBytes);
+        : await deps.rspamd.learn(kind, opened.bytes, opened.sizeBytes);
     const { outcome, status } = learned;
     await untilRecorded(signal, () =>
-      tell(deps, history, { type: 'FinishRetrain', class: asked.class, outcome, status }),
+      tell(deps, { ...history, asked }, { type: 'FinishRetrain', class: kind, outcome, status }),
     );
   }
 }

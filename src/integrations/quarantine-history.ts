@@ -1,4 +1,5 @@
 import { type Clock, toTimestamp } from '../clock.ts';
+import { DomainError } from '../domain/errors.ts';
 import type { AddedData, FilterWish, TrainingClass } from '../domain/quarantine-language.ts';
 import {
   type QuarantinedMessage,
@@ -29,26 +30,34 @@ export type OpenedHistory = Readonly<{
     recipients: number[] | null;
   }> | null;
   /** Trainings that were asked for and have no outcome, the oldest first. */
-  openTraining: readonly Readonly<{ class: TrainingClass }>[];
+  openTraining: readonly Readonly<{ class: TrainingClass; asked: RecordedEvent }>[];
   /** What came of the last training; null while one is open. */
   lastTraining: string | null;
 }>;
 
-const EVENTS_MAX = 10_000;
+const PAGE_EVENTS = 10_000;
 const ACTIONS = [
   'quarantine.release_requested',
   'quarantine.discard_requested',
   'quarantine.reject_requested',
 ];
 
-/** Reads a message's stream; throws when there is none. */
+/** Reads a message's stream; throws `not_found` when there is none. */
 export async function readHistory(log: EventLog, id: string): Promise<OpenedHistory> {
   const stream = quarantinedMessageStream(id);
-  const stored = await log.readStream(stream, 0n, EVENTS_MAX);
+  const stored: StoredEvent[] = [];
+  // Every look inside is an event, so that there may be more than a page of them.
+  for (;;) {
+    const page = await log.readStream(stream, BigInt(stored.length), PAGE_EVENTS);
+    stored.push(...page);
+    if (page.length < PAGE_EVENTS) break;
+  }
   const events = stored.map(({ line }) => readLine(line));
   const [added] = events;
   const [first] = stored;
-  if (added === undefined || first === undefined) throw new Error(`no message ${id}`);
+  if (added === undefined || first === undefined) {
+    throw new DomainError('not_found', 'There is no such message.');
+  }
   const at = events.findLastIndex(({ type }) => ACTIONS.includes(type));
   const asked = events[at] ?? null;
   return {
@@ -97,7 +106,10 @@ function trainingOf(
   const ends = events.filter(
     ({ type }) => type === 'quarantine.retrained' || type === 'quarantine.retrain_failed',
   );
-  const open = requests.slice(ends.length).map(({ data }) => data as { class: TrainingClass });
+  const open = requests.slice(ends.length).map((asked) => ({
+    class: (asked.data as { class: TrainingClass }).class,
+    asked,
+  }));
   const last = ends.at(-1)?.data as { outcome: string } | undefined;
   return { openTraining: open, lastTraining: open.length > 0 ? null : (last?.outcome ?? null) };
 }

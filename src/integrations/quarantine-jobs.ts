@@ -5,6 +5,7 @@ import { type Clock, toTimestamp } from '../clock.ts';
 import {
   countJobItems,
   endJob,
+  findJob,
   findJobItems,
   findOpenJobs,
   type JobItem,
@@ -21,9 +22,9 @@ import {
 import type { QuarantineCommand, TrainingClass } from '../domain/quarantine-language.ts';
 import { quarantinedMessage } from '../domain/quarantined-message.ts';
 import type { EventLog, EventMeta } from '../eventlog/eventlog.ts';
-import { commandIdOf, handleCommand } from '../eventlog/handle-command.ts';
+import { commandIdOf, handleCommand, readState } from '../eventlog/handle-command.ts';
 import { findBackends } from '../projections/mail-domains.ts';
-import { readHistory } from './quarantine-history.ts';
+import { type OpenedHistory, readHistory } from './quarantine-history.ts';
 import type { QuarantineWorker } from './quarantine-worker.ts';
 
 /** What a job has to know to go on after a restart. */
@@ -56,6 +57,8 @@ const LOOK_MS = 1_000;
 const JOBS_AT_ONCE = 4;
 const PAGE_ITEMS = 200;
 const ITEMS_AT_ONCE = 12;
+/** By then a job that is kept without its event has failed: its caller was told so. */
+const BEGUN_MS = 60_000;
 /** How long an item waits for its outcome before the job goes on, and says that it is under way. */
 const ITEM_WAIT_MS = 60_000;
 
@@ -100,11 +103,19 @@ async function runJob(deps: Deps, job: JobRow<BulkRequest>, signal: AbortSignal)
 }
 
 async function runItems(deps: Deps, job: JobRow<BulkRequest>, signal: AbortSignal): Promise<void> {
+  const { state } = await readState(deps.log, quarantineBulk, quarantineBulkStream(job.id));
+  // A job is kept before the event that begins it, and does nothing without one.
+  if (state.status === 'absent') {
+    const isFailed = deps.clock.nowMs() - job.createdAt.getTime() > BEGUN_MS;
+    if (isFailed) return endJob(deps.pool, job.id, deps.clock.now());
+    return sleep(LOOK_MS / 10, undefined, { signal }).catch(() => undefined);
+  }
   if (job.state === 'running') {
     const page = { after: 0, limit: PAGE_ITEMS, open: true };
     const items = await findJobItems(deps.pool, job.id, page);
     for (let at = 0; at < items.length; at += ITEMS_AT_ONCE) {
-      if (signal.aborted) return;
+      const isCancelled = (await findJob(deps.pool, job.id))?.state !== 'running';
+      if (signal.aborted || isCancelled) return;
       await Promise.all(
         items.slice(at, at + ITEMS_AT_ONCE).map((item) => runItem(deps, job, item, signal)),
       );
@@ -151,10 +162,10 @@ async function runItem(
 
 async function actOn(deps: Deps, job: JobRow<BulkRequest>, id: string): Promise<string> {
   const { request } = job;
-  const before = await readHistory(deps.log, id).catch(() => null);
+  const before = await readHistory(deps.log, id);
   const isVisible =
-    request.mailDomain === null || before?.mailDomains.includes(String(request.mailDomain));
-  if (before === null || !isVisible) throw new DomainError('not_found', 'No such message');
+    request.mailDomain === null || before.mailDomains.includes(String(request.mailDomain));
+  if (!isVisible) throw new DomainError('not_found', 'No such message');
   const groups = before.disclosed.recipients;
   if (
     request.mailDomain !== null &&
@@ -162,11 +173,7 @@ async function actOn(deps: Deps, job: JobRow<BulkRequest>, id: string): Promise<
   ) {
     throw new DomainError('foreign_recipients', 'Not all recipients are yours');
   }
-  await requirePossible(
-    deps,
-    request,
-    groups.map(({ mail_domain: mailDomain }) => mailDomain),
-  );
+  await requirePossible(deps, request, before);
   const command = commandOf(request);
   // Decided, so that what would be refused is refused, and nothing else.
   if (request.dryRun) {
@@ -189,13 +196,13 @@ async function actOn(deps: Deps, job: JobRow<BulkRequest>, id: string): Promise<
 async function requirePossible(
   deps: Deps,
   { action }: BulkRequest,
-  mailDomains: readonly (number | null)[],
+  { disclosed }: OpenedHistory,
 ): Promise<void> {
-  if (action === 'reject' && !deps.canReject) {
-    throw new DomainError('state_conflict', 'No SMTP relay is set');
+  if (action === 'reject' && (!deps.canReject || !disclosed.sender)) {
+    throw new DomainError('state_conflict', 'No SMTP relay is set, or there is no sender');
   }
   if (action !== 'release') return;
-  for (const id of mailDomains) {
+  for (const { mail_domain: id } of disclosed.recipients) {
     if (id === null || (await findBackends(deps.pool, id)).length === 0) {
       throw new DomainError('no_route', 'No backend server');
     }

@@ -60,8 +60,8 @@ export async function openQuarantine(
     countOpenActions: () => countIntents(pool),
     wakeJobs: jobs.wake,
     async stop() {
-      await jobs.stop();
-      await worker.stop();
+      // A job waits for its messages as long as the worker lets them.
+      await Promise.all([jobs.stop(), worker.stop()]);
     },
   };
 }

@@ -41,6 +41,8 @@ const IN_FLIGHT_MAX = 2_000;
 /** Transfers at once in all, and for messages of the same mail domains: a dead server holds up its own alone. */
 const SLOTS = 32;
 const SLOTS_PER_ROUTE = 6;
+/** At a stop: for what is under way to end by itself; then it is cut, and what became of it is recorded. */
+const DRAIN_MS = 2_000;
 const STOP_MS = 5_000;
 
 /**
@@ -49,16 +51,22 @@ const STOP_MS = 5_000;
  * look too many changes nothing.
  */
 export function startQuarantineWorker(deps: WorkerDeps): QuarantineWorker {
+  const stopping = new AbortController();
   const abort = new AbortController();
   const inFlight = new Map<string, Promise<void>>();
-  const slots = createSlots();
+  const freeSlots = createSlots();
+  const slots: Slots = (route, work) =>
+    freeSlots(route, async () => {
+      stopping.signal.throwIfAborted();
+      return work();
+    });
   const run = (id: string, kind: IntentKind): Promise<void> => {
     const key = `${kind}/${id}`;
     const running = inFlight.get(key);
     if (running !== undefined) return running;
     const begun = carryOut(deps, { id, kind }, { slots, signal: abort.signal })
       .catch((error: unknown) => {
-        if (!abort.signal.aborted) {
+        if (!stopping.signal.aborted) {
           deps.logger.warn({ err: error, message_id: id, kind }, 'an action is tried again');
         }
       })
@@ -66,10 +74,12 @@ export function startQuarantineWorker(deps: WorkerDeps): QuarantineWorker {
     inFlight.set(key, begun);
     return begun;
   };
-  const looking = look(deps, { inFlight, run, signal: abort.signal });
+  const looking = look(deps, { inFlight, run, signal: stopping.signal });
+  const ended = (ms: number) =>
+    Promise.race([Promise.all(inFlight.values()), sleep(ms, undefined, { ref: false })]);
   return {
     async act(id, kind, waitMs) {
-      if (abort.signal.aborted) return;
+      if (stopping.signal.aborted) return;
       const timer = new AbortController();
       await Promise.race([
         run(id, kind),
@@ -78,12 +88,11 @@ export function startQuarantineWorker(deps: WorkerDeps): QuarantineWorker {
       timer.abort();
     },
     async stop() {
-      abort.abort();
+      stopping.abort();
       await looking;
-      await Promise.race([
-        Promise.all(inFlight.values()),
-        sleep(STOP_MS, undefined, { ref: false }),
-      ]);
+      await ended(DRAIN_MS);
+      abort.abort();
+      await ended(STOP_MS);
     },
   };
 }

@@ -9,7 +9,8 @@ export async function findDueIntents(
   due: Readonly<{ now: Date; besides: readonly string[]; limit: number }>,
 ): Promise<readonly DueIntent[]> {
   const { rows } = await pool.query<{ message_id: string; kind: IntentKind }>(
-    `select message_id, kind from quarantine_intents
+    `select message_id, split_part(kind, '/', 1) as kind
+     from quarantine_intents
      where due_at <= $1 and message_id <> all($2::uuid[])
      order by due_at limit $3`,
     [due.now, due.besides, due.limit],
@@ -22,7 +23,8 @@ export async function countIntents(
   pool: pg.Pool,
 ): Promise<readonly Readonly<{ kind: string; actions: number }>[]> {
   const { rows } = await pool.query<{ kind: string; actions: string }>(
-    'select kind, count(*) as actions from quarantine_intents group by kind order by kind',
+    `select split_part(kind, '/', 1) as kind, count(*) as actions
+     from quarantine_intents group by 1 order by 1`,
   );
   return rows.map(({ kind, actions }) => ({ kind, actions: Number(actions) }));
 }

@@ -184,19 +184,23 @@ async function applyOne(db: pg.ClientBase, { event, stored }: ProjectedEvent): P
   const intent = INTENTS[type];
   if (intent === undefined) return;
   if (intent.step === 'end') {
-    await db.query('delete from quarantine_intents where message_id = $1 and kind = $2', [
-      event.resource.id,
-      intent.kind,
-    ]);
+    await db.query(END_INTENT, [event.resource.id, `${intent.kind}%`]);
     return;
   }
   const later = (event.data as Readonly<{ retry_at?: string }>).retry_at;
+  // Trainings can overlap, so each has a row of its own; they end in the order in which they were asked for.
+  const kind = intent.kind === 'retrain' ? `retrain/${event.revision}` : intent.kind;
   await db.query(
     `insert into quarantine_intents (message_id, kind, due_at) values ($1, $2, $3)
      on conflict (message_id, kind) do update set due_at = excluded.due_at`,
-    [event.resource.id, intent.kind, later ?? event.occurred_at],
+    [event.resource.id, kind, later ?? event.occurred_at],
   );
 }
+
+const END_INTENT = `
+  delete from quarantine_intents where message_id = $1 and kind = (
+    select kind from quarantine_intents where message_id = $1 and kind like $2
+    order by length(kind), kind limit 1)`;
 
 const ADVANCE = `
   update quarantined_messages
@@ -220,9 +224,10 @@ async function close(db: pg.ClientBase, row: TermRow, state: QuarantineState): P
     [`state:${state}`, row.arrived_at, row.id],
   );
   // Nothing more is done to what has left, but it can still teach.
-  await db.query("delete from quarantine_intents where message_id = $1 and kind <> 'retrain'", [
-    row.id,
-  ]);
+  await db.query(
+    "delete from quarantine_intents where message_id = $1 and kind not like 'retrain/%'",
+    [row.id],
+  );
 }
 
 /** How recipients fared in a try, keyed by their number, so that the next try overwrites. */

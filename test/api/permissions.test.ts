@@ -2,6 +2,7 @@ import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import type { AnyRoute } from '../../src/api/route.ts';
 import { routes } from '../../src/api/routes.ts';
 import { type Reply, startTestGateway, type TestGateway } from '../support/gateway.ts';
+import { handIn, held } from '../support/mail.ts';
 import { allSince, flushWindows, headOf } from '../support/recorded.ts';
 import { type StoppedClock, stoppedClock } from '../support/stopped-clock.ts';
 
@@ -24,6 +25,8 @@ const rows = {
     'full-admin': [status, status, 404],
   }),
   notQuarantine: (status: number): Row => ({ ...rows.all(status), 'quarantine-only': no }),
+  /** Release and its kind: also for those who may do nothing else. */
+  actors: (status: number): Row => ({ ...rows.all(status), 'read-only': no }),
   writers: (status: number): Row => ({
     ...rows.all(status),
     'read-only': no,
@@ -49,6 +52,42 @@ const TABLE: Readonly<Record<string, Row | 'public'>> = {
   deleteApiKey: rows.writers(200),
   rotateApiKey: rows.writers(201),
   getApiKeyActivity: rows.all(200),
+  listQuarantine: {
+    'read-only': [200, 200, 'hidden'],
+    'quarantine-only': [200, 200, 'hidden'],
+    'domain-admin': ['-', 200, 'hidden'],
+    'full-admin': [200, 200, 'hidden'],
+  },
+  quarantineMessage: {
+    'read-only': no,
+    'quarantine-only': no,
+    'domain-admin': ['-', 201, 403],
+    'full-admin': [201, 201, 403],
+  },
+  getQuarantinedMessage: rows.all(200),
+  getQuarantinedBody: rows.all(200),
+  getQuarantinedBodyInQueue: rows.all(200),
+  previewQuarantinedMessage: rows.all(200),
+  previewQuarantinedMessageInQueue: rows.all(200),
+  getQuarantineHistory: rows.all(200),
+  getQuarantineHistoryInQueue: rows.all(200),
+  releaseMessage: rows.actors(202),
+  releaseMessageInQueue: rows.actors(202),
+  discardMessage: rows.actors(200),
+  discardMessageInQueue: rows.actors(200),
+  rejectMessage: rows.actors(202),
+  rejectMessageInQueue: rows.actors(202),
+  retrainMessage: rows.actors(200),
+  retrainMessageInQueue: rows.actors(200),
+  createQuarantineBulk: {
+    'read-only': no,
+    'quarantine-only': [202, 202, 202],
+    'domain-admin': ['-', 202, 202],
+    'full-admin': [202, 202, 202],
+  },
+  getQuarantineBulk: rows.all(200),
+  // The job has ended by then, which is told to those who may know of it.
+  cancelQuarantineBulk: rows.actors(409),
   listMailDomains: {
     'read-only': [200, 200, 'hidden'],
     'quarantine-only': no,
@@ -65,6 +104,20 @@ const TABLE: Readonly<Record<string, Row | 'public'>> = {
   replaceMailDomain: rows.writers(200),
   patchMailDomain: rows.writers(200),
   deleteMailDomain: rows.writers(200),
+  listSenderFilters: {
+    'read-only': [200, 200, 'hidden'],
+    'quarantine-only': no,
+    'domain-admin': ['-', 200, 'hidden'],
+    'full-admin': [200, 200, 'hidden'],
+  },
+  createSenderFilter: {
+    'read-only': no,
+    'quarantine-only': no,
+    'domain-admin': ['-', 201, 422],
+    'full-admin': [201, 201, 422],
+  },
+  getSenderFilter: rows.notQuarantine(200),
+  deleteSenderFilter: rows.writers(200),
   listAuditLogs: {
     'read-only': [200, 200, 'hidden'],
     'quarantine-only': no,
@@ -84,30 +137,64 @@ let clock: StoppedClock;
 let foreign: { id: number; name: string };
 beforeAll(async () => {
   clock = stoppedClock();
-  t = await startTestGateway({ clock });
+  t = await startTestGateway({ clock, config: { smtpRelay: NOBODY } });
   foreign = await t.createDomain();
 });
 afterAll(() => t.close());
 // Refusals are summarised above a number a minute, so each test has a minute of its own.
 beforeEach(() => clock.advance(60_000));
 
-/** A mail domain with a key in it, and where its first event stands. */
-async function makeTarget() {
+/** Where nothing listens: what is sent there is put off at once. */
+const NOBODY = '127.0.0.1:9';
+const FILTER = { kind: 'block', scope: 'mail_domain', sender: '@spam.example' };
+
+/** A mail domain with a key and a sender filter in it, and where its first event stands. */
+async function makeTarget(route?: AnyRoute) {
   const before = await headOf(t);
-  const domain = await t.createDomain();
+  const domain = await t.createDomain(undefined, { backend_servers: [NOBODY] });
   const events = await allSince(t, before);
   const position = events.find(({ type }) => type === 'mail_domain.created')?.position ?? '';
   const key = await t.createKey({ mail_domain: domain.name });
-  return { domain, position, key };
+  const body = { ...FILTER, mail_domain: domain.name };
+  const filter = (await t.send('POST', '/sender-filters', { body })).body.data as { id: number };
+  const isOfMessage = /\{(queue_id|job_id)\}|messages\/\{id\}/.test(route?.path ?? '');
+  const message = isOfMessage ? await held(t, { to: `you@${domain.name}` }) : NO_MESSAGE;
+  const job = route?.path.includes('{job_id}') ? await endedJob(domain.name) : NO_MESSAGE.id;
+  return { domain, position, key, filter, message, job };
+}
+
+const NO_MESSAGE = {
+  id: '00000000-0000-7000-8000-000000000000',
+  node_id: 'node-1',
+  queue_id: 'ABC1',
+};
+
+/** A job of a key that is narrowed to the mail domain. */
+async function endedJob(mailDomain: string): Promise<string> {
+  const { key } = await t.createKey({ scope: 'full-admin', mail_domain: mailDomain });
+  const body = { action: 'discard', filter: { q: 'nothing' }, dry_run: true };
+  const { job_id: id } = (await t.send('POST', '/mail/quarantine/bulk', { body, key })).body.data;
+  const state = async () => (await t.send('GET', `/mail/quarantine/bulk/${id}`)).body.data.state;
+  await expect.poll(state, { interval: 5, timeout: 5_000 }).toBe('completed');
+  return id;
 }
 type Target = Awaited<ReturnType<typeof makeTarget>>;
 
-function requestFor(route: AnyRoute, { domain, position, key }: Target) {
-  const id = route.path.startsWith('/domains') ? domain.id : key.id;
+function requestFor(route: AnyRoute, target: Target) {
+  const { domain, position, key, filter, message, job } = target;
+  const ids: Record<string, number> = { domains: domain.id, 'sender-filters': filter.id };
+  const id = ids[route.path.split('/')[1] ?? ''] ?? key.id;
   const path = `${route.atRoot ? '/' : ''}${route.path}`
+    .replace('messages/{id}', `messages/${message.id}`)
+    .replace('{node_id}', message.node_id)
+    .replace('{queue_id}', message.queue_id)
+    .replace('{job_id}', job)
     .replace('{id}', String(id))
     .replace('{position}', position);
   const bodies: Record<string, object> = {
+    retrainMessage: { class: 'spam' },
+    retrainMessageInQueue: { class: 'spam' },
+    createQuarantineBulk: { action: 'discard', filter: { q: 'nothing' } },
     createApiKey: {
       name: 'x',
       scope: 'read-only',
@@ -115,6 +202,7 @@ function requestFor(route: AnyRoute, { domain, position, key }: Target) {
       rate_limit_per_minute: 1,
     },
     createMailDomain: { name: `new${key.id}.example` },
+    createSenderFilter: { ...FILTER, mail_domain: domain.name },
     updateApiKey: { name: 'renamed' },
     replaceMailDomain: { quarantine_threshold: 1 },
     patchMailDomain: { quarantine_threshold: 2 },
@@ -124,6 +212,9 @@ function requestFor(route: AnyRoute, { domain, position, key }: Target) {
 }
 
 const ask = (route: AnyRoute, target: Target, key: string | null): Promise<Reply> => {
+  if (route.id === 'quarantineMessage') {
+    return handIn(t, { key, to: `you@${target.domain.name}` });
+  }
   const { method, path, ...rest } = requestFor(route, target);
   return t.send(method, path, { ...rest, key });
 };
@@ -138,7 +229,13 @@ function shows(route: AnyRoute, reply: Reply, { domain, key }: Target): boolean 
   return reply.text.includes(domain.name);
 }
 
-const LISTS = ['listApiKeys', 'listMailDomains', 'listAuditLogs'];
+const LISTS = [
+  'listQuarantine',
+  'listApiKeys',
+  'listMailDomains',
+  'listSenderFilters',
+  'listAuditLogs',
+];
 const byId = (id: string) => routes.find((route) => route.id === id)!;
 
 describe('every route of the table stands in the table of this test', () => {
@@ -160,7 +257,8 @@ describe('what a key may (8.2.1, 8.2.2, 8.4.1)', () => {
     '%s, %s, %s: %s',
     async (id, scope, reach, answer) => {
       const route = byId(id);
-      const target = await makeTarget();
+      const target = await makeTarget(route);
+      if (id === 'listQuarantine') await held(t, { to: `you@${target.domain.name}` });
       const narrowing: Record<Reach, string | null> = {
         whole: null,
         own: target.domain.name,
@@ -187,7 +285,8 @@ describe('what a key may (8.2.1, 8.2.2, 8.4.1)', () => {
 /** The scopes that this route has an answer for, of whoever may be meant. */
 const acceptedBy = (id: string): string[] => {
   const row = TABLE[id] as Row;
-  return SCOPES.filter((scope) => row[scope].some((answer) => answer === 200 || answer === 201));
+  const accepted: readonly Answer[] = [200, 201, 202, 409];
+  return SCOPES.filter((scope) => row[scope].some((answer) => accepted.includes(answer)));
 };
 
 async function expectForbidden(reply: Reply, route: AnyRoute, caller: number): Promise<void> {
@@ -203,11 +302,18 @@ async function expectForbidden(reply: Reply, route: AnyRoute, caller: number): P
 
 /** The same request for something that never was. */
 function askForNothing(route: AnyRoute, key: string): Promise<Reply> {
-  const nothing = { domain: { id: 999_999, name: 'x' }, key: { id: 999_999, key: '' } };
+  const nothing = {
+    domain: { id: 999_999, name: 'x' },
+    key: { id: 999_999, key: '' },
+    filter: { id: 999_999 },
+    message: NO_MESSAGE,
+    job: NO_MESSAGE.id,
+  };
   return ask(route, { ...nothing, position: '999999999' }, key);
 }
 
-async function expectUntouched({ domain, key }: Target): Promise<void> {
+async function expectUntouched({ domain, key, filter }: Target): Promise<void> {
+  expect((await t.send('GET', `/sender-filters/${filter.id}`)).status).toBe(200);
   expect((await t.send('GET', `/domains/${domain.id}`)).headers.get('etag')).toBe('"0"');
   expect((await t.send('GET', `/auth/api-keys/${key.id}`)).headers.get('etag')).toBe('"0"');
 }

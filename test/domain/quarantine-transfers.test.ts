@@ -19,7 +19,7 @@ const message = given(quarantinedMessage);
 
 /** As the decider writes it. */
 const inSeconds = (seconds: number): string =>
-  new Date(Date.parse(NOW) + seconds * 1_000).toISOString();
+  new Date(Date.parse(NOW) + seconds * 1_000).toISOString().replace('Z', '000Z');
 
 const replies = [{ recipient: 'ann@d7.example', server: '192.0.2.25:25', reply: '250 Ok' }];
 const told = [{ name: 'replies', value: replies, class: 'content' }] as const;

@@ -131,6 +131,14 @@ describe('RequestRelease', () => {
     message(...partlyReleased)
       .when(release([1]))
       .records({ ...releaseAsked([1]), personal: because(null) }));
+  it('refuses while it is under way for others', () =>
+    message(added, releaseAsked([0]), started)
+      .when(release([0, 1]))
+      .refuses('state_conflict'));
+  it('records nothing for some of those it is under way for', () =>
+    message(added, releaseAsked([0, 1]), started)
+      .when(release([1]))
+      .recordsNothing());
   it('records nothing for recipients who have it', () =>
     message(...partlyReleased)
       .when(release([0]))

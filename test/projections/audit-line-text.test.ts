@@ -2,12 +2,13 @@ import { randomBytes } from 'node:crypto';
 import fc from 'fast-check';
 import { afterEach, describe, expect, it, vi } from 'vitest';
 import { renderEvents, renderText } from '../../src/api/audit-page.ts';
-import type { Json, PersonalMember, SubjectNames } from '../../src/domain/decider.ts';
+import type { Json, PersonalMember, ResourceRef, SubjectNames } from '../../src/domain/decider.ts';
 import { EVENT_TYPES } from '../../src/domain/events.ts';
 import type { EventLog, EventToAppend, StoredEvent } from '../../src/eventlog/eventlog.ts';
 import { type PreparedEvent, placeLine, prepareEvent } from '../../src/eventlog/line.ts';
 import * as upcast from '../../src/eventlog/upcast.ts';
 import { glanceSubjects, shareTexts, spliceLine } from '../../src/projections/audit-line-text.ts';
+import { NAMED } from '../../src/projections/audit-lines.ts';
 import { anEvent, meta } from '../support/events.ts';
 import { readFixtures } from '../support/fixtures.ts';
 
@@ -214,11 +215,11 @@ describe('a page of lines as text', () => {
     const { text: bytes, lines } = await renderBoth([event], NAMES);
     expect(bytes).toBe(`${JSON.stringify(lines[0])}\n`);
     // Where a name is set its digest is in the resource; where the subject has no name it was erased.
-    const isOrdinary = fixture.event.names === null && NAMES.has(subjectOf(fixture.event));
-    expect(splice(event) !== null).toBe(isOrdinary || fixture.event.resource.type === 'audit_log');
+    const { resource, meta, names: set } = fixture.event;
+    expect(splice(event) !== null).toBe(set === null && isKnown(resource) && isKnown(meta.actor));
   });
 
-  const subjectOf = ({ resource }: EventToAppend) => `${resource.type}:${resource.id}`;
+  const isKnown = ({ type, id }: ResourceRef) => !NAMED.has(type) || NAMES.has(`${type}:${id}`);
 });
 
 describe('an ordinary line', () => {

@@ -58,6 +58,7 @@ const releases = atBothPaths('release', (at) =>
     bodyOptional: true,
     reply: QuarantineItem,
     message: 'Released',
+    example: { body: { reason: 'It is from a customer.' } },
     errors: [...errors, 'no_route', 'release_failed'],
     handle: (context, call) => release(context, call),
   }),
@@ -75,6 +76,7 @@ const discards = atBothPaths('discard', (at) =>
     bodyOptional: true,
     reply: QuarantineItem,
     message: 'Discarded',
+    example: { body: { reason: 'It is spam.' } },
     errors,
     async handle(context, call) {
       const row = await findActionable(context, call);

@@ -28,6 +28,8 @@ import { Instant, ListQuery, Text } from '../schemas.ts';
 import { z } from '../zod.ts';
 
 const tag = 'Quarantine';
+/** So many ids fit a body. */
+const BULK_IDS_MAX = 5_000;
 /** Messages in one job; a filter that matches more takes the newest, and says so. */
 const BULK_MESSAGES_MAX = 10_000;
 const PAGE_MESSAGES = 1_000;
@@ -35,7 +37,7 @@ const PAGE_MESSAGES = 1_000;
 const BulkBody = z
   .strictObject({
     action: z.enum(BULK_ACTIONS),
-    ids: z.array(MessageId).min(1).max(BULK_MESSAGES_MAX).optional(),
+    ids: z.array(MessageId).min(1).max(BULK_IDS_MAX).optional(),
     filter: z
       .record(z.string(), z.union([z.string(), z.number()]))
       .optional()
@@ -86,7 +88,7 @@ const createJob = route({
   tag,
   summary: 'Do one thing to many messages.',
   description:
-    `Takes up to ${BULK_MESSAGES_MAX} messages, by id or by the filters of the list (then the newest). The job ` +
+    `Takes up to ${BULK_IDS_MAX} ids, or the newest ${BULK_MESSAGES_MAX} that the filters of the list find. The job ` +
     'goes on after a restart and does nothing twice. A dry run changes nothing and says what would happen. ' +
     `A job can be read for ${JOB_DAYS_KEPT} days after its end.`,
   permission: act,

@@ -30,7 +30,7 @@ const listMessages = route({
   reply: z.array(QuarantineItem),
   responseHeaders: LIST_HEADERS,
   errors: ['unknown_mail_domain'],
-  example: { query: { min_score: '5', limit: 10 } },
+  example: { query: { min_score: 5, limit: 10 } },
   async handle(context, { query, principal, request }) {
     requireOnePlace(query);
     const search = await toSearch(context, query, principal);
