@@ -1,6 +1,7 @@
 import { loadConfig } from '../config.ts';
-import { type Api, openApi, type Query, UnreachableError } from './api-client.ts';
+import { type Api, openApi } from './api-client.ts';
 import { CliError, type Command, EXIT, type Given, usageError } from './command.ts';
+import { type Query, UnreachableError } from './connection.ts';
 import { openSink, type Sink } from './export-sink.ts';
 import { type Received, receive, type Trailer } from './export-stream.ts';
 import { CALLER } from './help.ts';

@@ -1,6 +1,7 @@
 import { loadConfig } from '../config.ts';
-import { type Api, openApi, type Query, UnreachableError } from './api-client.ts';
+import { type Api, openApi } from './api-client.ts';
 import { type Command, EXIT, type Given, usageError } from './command.ts';
+import { type Query, UnreachableError } from './connection.ts';
 import { CALLER } from './help.ts';
 import { fromMicros, lastInstant, toMicros } from './instant.ts';
 import { toLine } from './table.ts';

@@ -5,8 +5,14 @@ import type { Terminal } from './terminal.ts';
 /** Status to exit with; contract.md 4 names the last three for `log verify`. */
 export const EXIT = { done: 0, failed: 1, unusable: 2, interrupted: 130 } as const;
 
-/** A flag, or an option that takes the value that `value` names. */
-export type Option = Readonly<{ help: string; value?: string; required?: true }>;
+/** A flag, or an option that takes the value that `value` names; of one given twice the last counts. */
+export type Option = Readonly<{
+  help: string;
+  value?: string;
+  required?: true;
+  /** Every value counts. */
+  repeatable?: true;
+}>;
 
 /** One command: its help is printed, and its arguments are read, from this very value. */
 export type Command = Readonly<{
@@ -15,7 +21,10 @@ export type Command = Readonly<{
   summary: string;
   /** What a user should know beyond the summary, line by line. */
   description: readonly string[];
-  /** Names of what follows the command without dashes; all of it is required. */
+  /**
+   * Names of what follows the command without dashes; all of it is required. The last one, when its
+   * name ends in `…`, may be given any number of times.
+   */
   parameters?: readonly string[];
   options: Readonly<Record<string, Option>>;
   /** Names of the settings that it heeds. */
@@ -29,6 +38,8 @@ export type Command = Readonly<{
 export type Given = Readonly<{
   parameters: readonly string[];
   text: (option: string) => string | null;
+  /** Every value of a repeatable option, in their order. */
+  texts: (option: string) => readonly string[];
   has: (flag: string) => boolean;
 }>;
 
@@ -64,7 +75,7 @@ export function parseGiven(command: Command, argv: readonly string[]): Given | n
   });
   const named = tokens.filter((token) => token.kind === 'option');
   if (named.some((token) => token.name === 'help')) return null;
-  const texts = new Map<string, string>();
+  const texts = new Map<string, string[]>();
   const flags = new Set<string>();
   for (const token of named) {
     const option = Object.hasOwn(options, token.name) ? options[token.name] : undefined;
@@ -74,18 +85,21 @@ export function parseGiven(command: Command, argv: readonly string[]): Given | n
       flags.add(token.name);
       continue;
     }
-    texts.set(token.name, takeValue(command, option, token));
+    const value = takeValue(command, option, token);
+    texts.set(token.name, [...(texts.get(token.name) ?? []), value]);
   }
   const missing = Object.keys(options).find((o) => options[o]?.required && !texts.has(o));
   if (missing !== undefined) throw usageError(`--${missing} is missing`, name);
   const given = tokens.filter((token) => token.kind === 'positional').map(({ value }) => value);
   const absent = parameters[given.length];
   if (absent !== undefined) throw usageError(`${absent} is missing`, name);
-  const extra = given[parameters.length];
+  const isOpen = parameters.at(-1)?.endsWith('…') === true;
+  const extra = isOpen ? undefined : given[parameters.length];
   if (extra !== undefined) throw usageError(`"${extra}" is too much`, name);
   return {
     parameters: given,
-    text: (option) => texts.get(option) ?? null,
+    text: (option) => texts.get(option)?.at(-1) ?? null,
+    texts: (option) => texts.get(option) ?? [],
     has: (flag) => flags.has(flag),
   };
 }

@@ -1,6 +1,6 @@
 import type { IncomingMessage } from 'node:http';
-import { UnreachableError } from './api-client.ts';
 import { CliError } from './command.ts';
+import { UnreachableError } from './connection.ts';
 
 /** What closes an export: a stream without it was cut. Members unknown here are kept. */
 export type Trailer = Readonly<{

@@ -1,7 +1,8 @@
 import { loadConfig } from '../config.ts';
-import { type Api, openApi } from './api-client.ts';
+import { openApi } from './api-client.ts';
 import { type Command, EXIT, type Given, JSON_OPTION, usageError } from './command.ts';
 import { CALLER, JOINER } from './help.ts';
+import { readPages } from './pages.ts';
 import { table } from './table.ts';
 import { clean, print, printJson, say, type Terminal } from './terminal.ts';
 
@@ -30,7 +31,6 @@ export type KeyWanted = Readonly<{
   expires_at?: string;
 }>;
 
-const LIST_PAGE = '1000';
 const LOCAL = {
   help: 'Work on the database itself, with no key: on the machine of the gateway, running or not.',
 } as const;
@@ -80,7 +80,8 @@ export const keysList: Command = {
   options: JSON_OPTION,
   environment: CALLER,
   run: async (given, terminal) => {
-    const keys = await listAll(openApi(loadConfig(terminal.env), terminal));
+    const api = openApi(loadConfig(terminal.env), terminal);
+    const keys = await readPages<KeyShown>(api, '/auth/api-keys');
     if (given.has('json')) await printJson(terminal.stdout, keys);
     else await print(terminal.stdout, table(HEADINGS, keys.map(toRow)));
     return EXIT.done;
@@ -161,19 +162,6 @@ async function showEnded(
   if (given.has('json')) await printJson(stdout, key);
   else await print(stdout, `Key ${key.id} is ${clean(key.status)}.\n`);
   return EXIT.done;
-}
-
-/** Every page of the list; a list of keys ends. */
-async function listAll(api: Api): Promise<readonly KeyShown[]> {
-  const keys: KeyShown[] = [];
-  let cursor: string | null = null;
-  for (;;) {
-    const { data, headers } = await api.get('/auth/api-keys', { limit: LIST_PAGE, cursor });
-    keys.push(...(data as readonly KeyShown[]));
-    const next = headers['x-next-cursor'];
-    if (headers['x-has-more'] !== 'true' || typeof next !== 'string') return keys;
-    cursor = next;
-  }
 }
 
 const HEADINGS = ['id', 'name', 'prefix', 'scope', 'mail domain', 'status', 'last used', 'expires'];

@@ -11,6 +11,7 @@ import { keysCreate, keysList, keysRevoke } from './keys.ts';
 import { logVerify } from './log-verify.ts';
 import { openapiPrint } from './openapi.ts';
 import { projectionsList, projectionsRebuild } from './projections.ts';
+import { quarantineImport } from './quarantine-import.ts';
 import { serve } from './serve.ts';
 import { clean, isBrokenPipe, print, say, type Terminal } from './terminal.ts';
 
@@ -22,6 +23,7 @@ export const COMMANDS: readonly Command[] = [
   keysRevoke,
   auditExport,
   auditTail,
+  quarantineImport,
   logVerify,
   projectionsList,
   projectionsRebuild,
