@@ -216,6 +216,9 @@ function responsesOf(route: AnyRoute): Record<string, ResponseConfig> {
   if (route.permission.operation !== 'public' && route.method !== 'get') {
     responses['202'] = { ...success, description: 'Recorded; the effect is under way.' };
   }
+  if (route.takesIngestPassword === true) {
+    responses['200'] = { ...success, description: 'The same, for the ingest password.' };
+  }
   for (const [code, codes] of refusalsOf(route)) {
     responses[String(code)] = {
       description: codes.map((name) => `\`${name}\``).join(', '),
