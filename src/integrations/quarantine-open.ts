@@ -3,7 +3,11 @@ import type { Logger } from 'pino';
 import type { Clock } from '../clock.ts';
 import type { MessageStore } from '../domain/message-store.ts';
 import type { EventLog } from '../eventlog/eventlog.ts';
-import { countIntents, findMessagesWithContent } from '../projections/quarantine-work.ts';
+import {
+  countIntents,
+  findMessagesWithContent,
+  hasMessages,
+} from '../projections/quarantine-work.ts';
 import { type JobRunner, startQuarantineJobs } from './quarantine-jobs.ts';
 import {
   type QuarantineWorker,
@@ -32,6 +36,9 @@ type Settings = Readonly<{
   smtp: WorkerDeps['smtp'];
 }>;
 
+/** More than this without one event is no crash's leaving: sweeping it would destroy somebody's mail. */
+const ORPHANS_MAX = 100;
+
 /**
  * Opens the store, frees it of what a crash has left, and starts the reactor and the bulk jobs: open actions are
  * carried on from here. The read models must be caught up with the log.
@@ -48,6 +55,13 @@ export async function openQuarantine(
     messageBytesMax: settings.messageBytesMax,
     logger,
   });
+  const { messages } = store.usage();
+  if (messages > ORPHANS_MAX && !(await hasMessages(pool))) {
+    throw new Error(
+      `The spool in ${settings.dir} holds ${messages} messages and the database has none: this is not the database ` +
+        'that they belong to. Set the right one, or move the spool away.',
+    );
+  }
   const { removed } = await store.sweep((ids) => findMessagesWithContent(pool, ids));
   if (removed > 0)
     logger.warn({ removed }, 'messages without an event were removed from the spool');

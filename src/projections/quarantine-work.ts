@@ -62,6 +62,12 @@ export async function markContentRemoved(pool: pg.Pool, ids: readonly string[]):
   );
 }
 
+/** Whether any message was ever held, as far as the read model knows. */
+export async function hasMessages(pool: pg.Pool): Promise<boolean> {
+  const { rows } = await pool.query('select from quarantined_messages limit 1');
+  return rows.length > 0;
+}
+
 /** Those of the given messages whose bytes are still to be kept. */
 export async function findMessagesWithContent(
   pool: pg.Pool,
