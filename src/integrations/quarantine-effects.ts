@@ -29,11 +29,13 @@ type Tried = Readonly<{
   cause: Extract<QuarantineCommand, { type: 'FinishTransfer' }>['cause'];
 }>;
 
-/** Releases a message, or bounces it: whichever is asked for. Does nothing when neither is. */
+/** Releases a message, or bounces it: whichever is asked for. Does nothing when neither is, or none is due. */
 export async function transfer(deps: WorkerDeps, id: string, how: Transfer): Promise<void> {
   const history = await readHistory(deps.log, id);
   const { state } = history.state;
   if (state !== 'release_requested' && state !== 'reject_requested') return;
+  // Whoever asks again is told how it stands: tries that come early would use up those that come late.
+  if (history.retryAt !== null && Date.parse(history.retryAt) > deps.clock.nowMs()) return;
   await makeWishedFilters(deps, history);
   const route = state === 'reject_requested' ? 'relay' : history.mailDomains.join();
   await how.inSlot(route, async () => {

@@ -24,6 +24,8 @@ export type OpenedHistory = Readonly<{
   /** The request that is under way, or was last. */
   asked: RecordedEvent | null;
   reason: string | null;
+  /** When a transfer that was put off is due; null when none is. */
+  retryAt: string | null;
   wish: Readonly<{
     kind: 'allow' | 'block';
     filters: FilterWish;
@@ -73,9 +75,16 @@ export async function readHistory(log: EventLog, id: string): Promise<OpenedHist
     sha256: (added.data as unknown as AddedData).sha256,
     asked,
     reason: reasonIn(stored[at]),
+    retryAt: retryOf(events.slice(at)),
     wish: wishOf(asked),
     ...trainingOf(events),
   };
+}
+
+/** Of a try that was put off and is the last: a start after it has made good its time. */
+function retryOf(events: readonly RecordedEvent[]): string | null {
+  const tries = events.filter(({ type }) => /_(started|deferred)$/.test(type));
+  return (tries.at(-1)?.data as { retry_at?: string } | undefined)?.retry_at ?? null;
 }
 
 function reasonIn(stored: StoredEvent | undefined): string | null {
