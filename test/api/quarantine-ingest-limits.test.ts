@@ -7,6 +7,7 @@ import { allSince, factsSince, headOf } from '../support/recorded.ts';
 
 const PASSWORD = 'the password of the ingest';
 const BYTES_MAX = 2_048;
+const WAIT = { timeout: 10_000 };
 let t: TestGateway;
 /** Takes little, and has no ingest password. */
 let small: TestGateway;
@@ -23,7 +24,7 @@ afterAll(async () => {
 });
 // Whatever was refused, nothing of it is left.
 afterEach(async () => {
-  for (const g of [t, small]) await expect.poll(() => incoming(g)).toEqual([]);
+  for (const g of [t, small]) await expect.poll(() => incoming(g), WAIT).toEqual([]);
 });
 
 const basic = (password: string, user = 'ingest') => ({
@@ -144,9 +145,9 @@ describe('limits', () => {
     const socket = openSocket(t.url);
     socket.on('error', () => undefined);
     socket.write(rawHead(t, 'X-Mail-From: a@b.example', 'Content-Length: 100000') + aMail());
-    await expect.poll(() => incoming(t)).toHaveLength(1);
+    await expect.poll(() => incoming(t), WAIT).toHaveLength(1);
     socket.destroy();
-    await expect.poll(() => incoming(t)).toEqual([]);
+    await expect.poll(() => incoming(t), WAIT).toEqual([]);
     expect(await factsSince(t, before)).toEqual([]);
   });
 });

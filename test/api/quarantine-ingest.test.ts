@@ -6,6 +6,7 @@ import { aMail, type Handing, handIn, held, incoming, spoolFile } from '../suppo
 import { requestHead, sendRaw } from '../support/raw-http.ts';
 import { factsSince, headOf } from '../support/recorded.ts';
 
+const WAIT = { timeout: 10_000 };
 let t: TestGateway;
 let com: { id: number };
 let org: { id: number };
@@ -29,7 +30,7 @@ async function refused(handing: Handing, status: number, error: string): Promise
   const reply = await handIn(t, handing);
   expect([reply.status, reply.body.error]).toEqual([status, error]);
   expect(await factsSince(t, before)).toEqual([]);
-  await expect.poll(() => incoming(t)).toEqual([]);
+  await expect.poll(() => incoming(t), WAIT).toEqual([]);
 }
 
 describe('POST /mail/quarantine', () => {
