@@ -6,6 +6,7 @@ import { auditExport } from './audit-export.ts';
 import { auditTail } from './audit-tail.ts';
 import { closest } from './closest.ts';
 import { CliError, type Command, EXIT, parseGiven, usageError } from './command.ts';
+import { demo } from './demo.ts';
 import { helpOfCommand, helpOfProgram } from './help.ts';
 import { keysCreate, keysList, keysRevoke } from './keys.ts';
 import { logVerify } from './log-verify.ts';
@@ -28,6 +29,7 @@ export const COMMANDS: readonly Command[] = [
   projectionsList,
   projectionsRebuild,
   openapiPrint,
+  demo,
 ];
 
 /** Runs one command line, without the program's own name; resolves to the exit status. */

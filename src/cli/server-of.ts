@@ -15,6 +15,8 @@ export type Server = Readonly<{
 }>;
 
 const LOOPBACK = /^(localhost|127(\.\d{1,3}){3}|\[::1\])$/;
+/** Whether a URL names this very machine. */
+export const isOnThisMachine = (url: string): boolean => LOOPBACK.test(new URL(url).hostname);
 
 /** The server of the settings: the one of `MAILGUARD_URL`, else the one that they would start. */
 export function serverOf(config: Config): Server {
@@ -24,7 +26,7 @@ export function serverOf(config: Config): Server {
     throw refused('MAILGUARD_URL takes no user, password, query or fragment.');
   }
   // The key of this machine's gateway is nobody else's business.
-  if (config.apiKey === null && !LOOPBACK.test(url.hostname)) {
+  if (config.apiKey === null && !isOnThisMachine(url.href)) {
     throw refused('MAILGUARD_URL names another machine: set MAILGUARD_API_KEY to a key of it.');
   }
   return { url: url.href.replace(/\/+$/, ''), key: keyOf(config), certificate: null };
