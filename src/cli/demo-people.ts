@@ -13,7 +13,7 @@ export type Visitor = Readonly<{
   answers: ReadonlyMap<number, number>;
 }>;
 
-export type Visitors = Readonly<{
+type Visitors = Readonly<{
   siem: Visitor;
   desk: Visitor;
   admin: Visitor;

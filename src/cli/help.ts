@@ -16,6 +16,13 @@ const SETTINGS: Readonly<Record<string, string>> = {
   MAILGUARD_BOOTSTRAP_KEY: 'The first key; else one is made, in the bootstrap-key file.',
   MAILGUARD_TRUSTED_PROXIES: 'Proxies whose forwarded headers count, as CIDRs.',
   MAILGUARD_PUBLIC_URL: 'Where users reach the gateway.',
+  MAILGUARD_QUARANTINE_STORE: 'Where held mail is kept (spool).',
+  MAILGUARD_INGEST_PASSWORD: 'Basic password of rspamd’s exporter, whose user is ingest.',
+  MAILGUARD_MESSAGE_BYTES_MAX: 'The largest message that is taken (50 MiB).',
+  MAILGUARD_SPOOL_BYTES_MAX: 'What all held mail may take on the disk (10 GiB).',
+  MAILGUARD_SMTP_RELAY: 'Where bounces go, host:port; without it nothing is rejected.',
+  MAILGUARD_RSPAMD_URL: 'Controller of rspamd, for retraining.',
+  MAILGUARD_RSPAMD_PASSWORD: 'Its password.',
   MAILGUARD_LOG_LEVEL: 'How much is logged (info).',
 };
 

@@ -4,7 +4,7 @@ import { count, counted } from './progress.ts';
 import { table } from './table.ts';
 import { print, type Terminal } from './terminal.ts';
 
-export type Ended = Readonly<{
+type Ended = Readonly<{
   seconds: number;
   leftOut: LeftOut;
   /** Why the import ended before its time; null when it did not. */

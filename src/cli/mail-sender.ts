@@ -18,10 +18,10 @@ import type { Refusal } from './mail-reader.ts';
 import { serverOf } from './server-of.ts';
 import type { Terminal } from './terminal.ts';
 
-export type OutgoingMail = Readonly<{ bytes: Buffer; envelope: Envelope }>;
+type OutgoingMail = Readonly<{ bytes: Buffer; envelope: Envelope }>;
 
 /** What became of a message; `item` is what the gateway has answered. */
-export type Sent =
+type Sent =
   | Readonly<{ outcome: 'imported' | 'already_there'; item: unknown }>
   | Readonly<{ outcome: 'refused'; refusal: Refusal }>;
 

@@ -1,0 +1,67 @@
+import { loadConfig } from '../config.ts';
+import { type Api, openApi } from './api-client.ts';
+import { CliError, EXIT } from './command.ts';
+import { UnreachableError } from './connection.ts';
+import { actOn } from './demo-acts.ts';
+import { openCorpus } from './demo-corpus.ts';
+import { importCorpus } from './demo-import.ts';
+import { makeTraffic, makeVisitors, prepareDomains } from './demo-people.ts';
+import { findHeld, lookAround, printSeen, type Seen } from './demo-report.ts';
+import { startDemoSink } from './demo-sink.ts';
+import { startProgress } from './progress.ts';
+import { isOnThisMachine } from './server-of.ts';
+import { say, type Terminal } from './terminal.ts';
+
+type Wanted = Readonly<{ corpus: string | null; messages: number; isJson: boolean }>;
+
+/** Fills the gateway of the settings, step by step, and prints what there is then. */
+export async function runDemo(
+  { corpus: given, messages, isJson }: Wanted,
+  terminal: Terminal,
+): Promise<void> {
+  const config = loadConfig(terminal.env);
+  const corpus = await openCorpus(given, config);
+  const api = openApi(config, terminal);
+  requireNear(api);
+  const startedAt = performance.now();
+  const sink = await startDemoSink();
+  let seen: Seen;
+  try {
+    await requireThere(api);
+    await say(terminal, `Mails from ${corpus.folder}; SMTP server on ${sink.address}.`);
+    const domains = await prepareDomains(api, sink.address);
+    const visitors = await makeVisitors(api, domains, new Date());
+    const importing = startProgress(terminal, 'Importing');
+    const { mails, ...imported } = await importCorpus(
+      config,
+      { corpus, messages, domains },
+      { terminal, progress: importing },
+    ).finally(importing.end);
+    if (mails.length === 0) throw new CliError(`Nothing in ${corpus.folder} could be imported.`);
+    const heldIds = await findHeld(api, domains);
+    const held = mails.filter(({ id }) => heldIds.has(id));
+    const acting = startProgress(terminal, 'Releasing and discarding');
+    const people = { ...visitors, domains };
+    const acts = await actOn(held, people, { terminal, progress: acting }).finally(acting.end);
+    const messageIds = mails.map(({ id }) => id);
+    const all = await makeTraffic(api, visitors, { domains, messageIds });
+    const done = { sink, domains, visitors: all, config, imported, acts, startedAt };
+    seen = await lookAround(api, { corpus: corpus.folder, ...done });
+  } finally {
+    await sink.stop();
+  }
+  await printSeen(terminal, seen, isJson);
+}
+
+/** The gateway has to reach an SMTP server on this machine; and one at work is no place for a demo. */
+function requireNear({ url }: Api): void {
+  if (isOnThisMachine(url)) return;
+  throw new CliError('The demo is for a gateway on this machine.', EXIT.unusable);
+}
+
+async function requireThere(api: Api): Promise<void> {
+  await api.get('/domains', { limit: '1' }).catch((error: unknown) => {
+    if (!(error instanceof UnreachableError)) throw error;
+    throw new CliError(error.message, EXIT.unusable);
+  });
+}
