@@ -29,7 +29,7 @@ export async function findActionable(
 /** Records what a request asks of a message. */
 export function tell(
   context: Context,
-  { meta, commandId }: ActionCall<unknown>,
+  { meta, commandId, ifMatch }: ActionCall<unknown>,
   row: MessageRow,
   command: QuarantineCommand,
 ) {
@@ -38,5 +38,6 @@ export function tell(
     command,
     meta,
     commandId,
+    ifRevision: ifMatch,
   });
 }

@@ -124,5 +124,4 @@ export type QuarantineCommand =
       status: number | null;
     }>
   | Readonly<{ type: 'Expire' }>
-  | Readonly<{ type: 'Vanish' }>
-  | Readonly<{ type: 'ReadContent'; what: 'body' | 'preview' }>;
+  | Readonly<{ type: 'Vanish' }>;

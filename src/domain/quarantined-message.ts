@@ -162,8 +162,6 @@ function decide(command: QuarantineCommand, state: QuarantinedMessage): readonly
       return isIdle(state) ? [{ type: 'quarantine.expired', data: {} }] : [];
     case 'Vanish':
       return OPEN_STATES.includes(state.state) ? [{ type: 'quarantine.vanished', data: {} }] : [];
-    case 'ReadContent':
-      return [{ type: 'quarantine.content_read', data: { what: command.what } }];
   }
 }
 
@@ -174,6 +172,8 @@ export const quarantinedMessage: Decider<QuarantinedMessage, QuarantineCommand, 
 };
 
 export const quarantinedMessageStream = (id: string): string => `quarantined_message-${id}`;
+/** Looks at the content change nothing of the message, so they stand apart. */
+export const messageReadsStream = (id: string): string => `quarantined_message_reads-${id}`;
 
 /** Whom the next try is for: those who asked, have not got it and were not refused for good. */
 export const outstanding = ({ wanted, delivered, refused }: QuarantinedMessage): number[] =>

@@ -109,7 +109,6 @@ describe('a message that is not there', () => {
     { type: 'RequestRetrain', class: 'spam' },
     { type: 'StartTransfer' },
     { type: 'FinishDiscard' },
-    { type: 'ReadContent', what: 'body' },
   ])('refuses $type', (command) => message().when(command).refuses('not_found'));
 });
 
@@ -270,14 +269,6 @@ describe('Vanish', () => {
     message(...past)
       .when(vanish)
       .recordsNothing(),
-  );
-});
-
-describe('ReadContent', () => {
-  it.each(['body', 'preview'] as const)('leaves an event: %s', (what) =>
-    message(added)
-      .when({ type: 'ReadContent', what })
-      .records({ type: 'quarantine.content_read', data: { what } }),
   );
 });
 

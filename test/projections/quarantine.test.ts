@@ -38,7 +38,6 @@ const LIVES: Readonly<
   Record<string, readonly [state: string, intents: string, ...QuarantineCommand[]]>
 > = {
   'just held': ['held', ''],
-  'looked at': ['held', '', { type: 'ReadContent', what: 'body' }],
   'to be released': ['release_requested', 'release', release()],
   'being released': ['release_requested', 'release', release(), start],
   'put off': ['release_requested', 'release', release(), start, finish(1, { 0: 'deferred' })],

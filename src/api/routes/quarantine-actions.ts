@@ -31,13 +31,14 @@ const Filter = z
   })
   .openapi({ description: 'A sender filter that is made with the action.' });
 const Reason = Text(1_000).optional();
-const errors = ['not_found', 'foreign_recipients', 'state_conflict'] as const;
+const errors = ['not_found', 'foreign_recipients', 'state_conflict', 'stale'] as const;
 
 const releases = atBothPaths('release', (at) =>
   route({
     ...at,
     id: at.named('releaseMessage'),
     method: 'post',
+    conditional: true,
     tag,
     summary: 'Deliver a held message to its recipients.',
     description:
@@ -69,6 +70,7 @@ const discards = atBothPaths('discard', (at) =>
     ...at,
     id: at.named('discardMessage'),
     method: 'post',
+    conditional: true,
     tag,
     summary: 'Delete a held message; nobody is told.',
     permission: act,
@@ -95,6 +97,7 @@ const rejects = atBothPaths('reject', (at) =>
     ...at,
     id: at.named('rejectMessage'),
     method: 'post',
+    conditional: true,
     tag,
     summary: 'Send a held message back to its sender, and delete it.',
     description:

@@ -1,9 +1,10 @@
 import { pipeline } from 'node:stream/promises';
 import { DomainError } from '../../domain/errors.ts';
-import { quarantinedMessage, quarantinedMessageStream } from '../../domain/quarantined-message.ts';
-import { handleCommand } from '../../eventlog/handle-command.ts';
+import { messageReadsStream } from '../../domain/quarantined-message.ts';
+import { subjectOf } from '../../eventlog/eventlog.ts';
+import { toAppend } from '../../eventlog/handle-command.ts';
 import { AuditLineView } from '../audit-line-view.ts';
-import { renderEvents } from '../audit-page.ts';
+import { gather, renderEvents } from '../audit-page.ts';
 import { viewerOf } from '../audit-query.ts';
 import type { Context } from '../context.ts';
 import { PREVIEW_BYTES_MAX, previewMail } from '../mail-preview.ts';
@@ -17,12 +18,12 @@ import {
   viewMessage,
 } from '../quarantine-view.ts';
 import { type Answer, type Call, route } from '../route.ts';
+import { ListQuery, PositionText } from '../schemas.ts';
 import { z } from '../zod.ts';
 import { atBothPaths, MESSAGE_BY_ID } from './quarantine-paths.ts';
 
 const tag = 'Quarantine';
 const read = { operation: 'quarantine_read', reach: 'mail_domain' } as const;
-const HISTORY_EVENTS_MAX = 1_000;
 const PREVIEWS_MAX = 4;
 
 const getMessage = route({
@@ -83,14 +84,29 @@ const histories = atBothPaths('history', (at) =>
     tag,
     summary: 'Everything that happened to a message, in order.',
     permission: read,
+    query: z.strictObject({
+      limit: ListQuery.shape.limit,
+      cursor: PositionText.optional().openapi({ description: 'From `X-Next-Cursor`.' }),
+    }),
     reply: z.array(AuditLineView),
+    responseHeaders: {
+      'X-Next-Cursor': 'Pass as `cursor` for what comes after.',
+      'X-Has-More': '`true` while there is more.',
+    },
     errors: ['not_found'],
-    async handle(context, { params, principal }) {
+    async handle(context, { params, principal, query }) {
       const row = await findVisibleMessage(context, principal, params);
-      const stream = quarantinedMessageStream(row.id);
-      const events = await context.log.readStream(stream, 0n, HISTORY_EVENTS_MAX);
-      const lines = await renderEvents(context.log, events, viewerOf(context, principal));
-      return { data: lines as never };
+      const { position: until } = await context.log.head();
+      const page = await gather(context.log, {
+        after: BigInt(query.cursor ?? 0),
+        until,
+        filter: { resources: [subjectOf(targetOf(row).resource)] },
+        limit: query.limit,
+      });
+      const lines = await renderEvents(context.log, page.events, viewerOf(context, principal));
+      const last = page.events.at(-1)?.position ?? query.cursor ?? '0';
+      const headers = { 'X-Next-Cursor': String(last), 'X-Has-More': String(page.hasMore) };
+      return { data: lines as never, headers };
     },
   }),
 );
@@ -152,11 +168,13 @@ async function open(
   }
   if (request.method === 'HEAD') return { row, opened };
   try {
-    await handleCommand(context.log, quarantinedMessage, {
-      ...targetOf(row),
-      command: { type: 'ReadContent', what },
-      meta,
-      commandId,
+    // A stream of their own: however many read a message, nobody who acts on it has to wait.
+    const call = { ...targetOf(row), meta, commandId };
+    const read = { type: 'quarantine.content_read', data: { what } } as const;
+    await context.log.append({
+      stream: messageReadsStream(row.id),
+      expected: 'any',
+      events: [toAppend(read, call)],
     });
   } catch (error) {
     await opened.bytes[Symbol.asyncIterator]().return?.();

@@ -1,7 +1,7 @@
 import { DomainError } from '../../domain/errors.ts';
 import { TRAINING_CLASSES, type TrainingOutcome } from '../../domain/quarantine-language.ts';
-import { quarantinedMessageStream } from '../../domain/quarantined-message.ts';
-import { readLine } from '../../eventlog/upcast.ts';
+import { quarantinedMessage, quarantinedMessageStream } from '../../domain/quarantined-message.ts';
+import { readState } from '../../eventlog/handle-command.ts';
 import type { Context } from '../context.ts';
 import { type ActionCall, findActionable, OUTCOME_WAIT_MS, tell } from '../quarantine-acting.ts';
 import { type Answer, route } from '../route.ts';
@@ -22,6 +22,7 @@ export const quarantineTrainingRoutes = atBothPaths('retrain', (at) =>
     ...at,
     id: at.named('retrainMessage'),
     method: 'post',
+    conditional: true,
     tag: 'Quarantine',
     summary: 'Teach the filter that a message is spam, or that it is not.',
     description:
@@ -30,7 +31,7 @@ export const quarantineTrainingRoutes = atBothPaths('retrain', (at) =>
     permission: { operation: 'quarantine_act', reach: 'mail_domain' },
     body: z.strictObject({ class: z.enum(TRAINING_CLASSES) }),
     reply: Trained,
-    errors: ['not_found', 'foreign_recipients', 'content_gone'],
+    errors: ['not_found', 'foreign_recipients', 'content_gone', 'stale'],
     example: { body: { class: 'ham' } },
     handle: (context, call) => retrain(context, call),
   }),
@@ -60,16 +61,13 @@ async function retrain(
   }
 }
 
-const EVENTS_MAX = 10_000;
-
 /** What came of the training that was asked for at a revision: requests are met in their order. */
 async function readTraining(
   { log }: Context,
   id: string,
   revision: bigint,
 ): Promise<TrainingOutcome | null> {
-  const stored = await log.readStream(quarantinedMessageStream(id), 0n, EVENTS_MAX);
-  const events = stored.map(({ line }) => readLine(line));
+  const { events } = await readState(log, quarantinedMessage, quarantinedMessageStream(id));
   const isRequest = ({ type }: { type: string }) => type === 'quarantine.retrain_requested';
   const before = events.slice(0, Number(revision)).filter(isRequest).length;
   const ends = events.filter(
