@@ -306,8 +306,22 @@ async function handInOne(world: MailWorld, isKept = world.random() < 0.2): Promi
     handOver(world.program, home, { mail, headers: headers as Record<string, string> }),
   );
   if (answer === null) return;
+  // 202: it is held, and whoever asks for it at once may not find it yet.
+  if (answer.status === 202) await untilFound(world, String(answer.data.id));
   if (answer.status === 201 || answer.status === 202) sent.id = String(answer.data.id);
   else book.surprises.push(`mail ${serial} (${mail.kind}): ${answer.status} ${answer.error}`);
+}
+
+async function untilFound(world: MailWorld, id: string): Promise<void> {
+  const path = `/mail/quarantine/messages/${id}`;
+  const deadline = performance.now() + CAUGHT_UP_MS;
+  while ((await ask(world.program, world.home, { path }))?.status !== 200) {
+    if (performance.now() > deadline) {
+      world.book.surprises.push(`${id} was taken, and cannot be found for ${CAUGHT_UP_MS} ms`);
+      return;
+    }
+    await sleep(RETRY_MS);
+  }
 }
 
 async function actOnOne(world: MailWorld, sent: SentMail, action: Action): Promise<void> {
