@@ -60,6 +60,18 @@ export async function runBench(minutes, main) {
   process.exit();
 }
 
+/** What is stopped before the benchmark ends: by `close`, or at the end where that was not reached. */
+export function openScope({ defer }) {
+  const stops = [];
+  let closing = null;
+  const close = () =>
+    (closing ??= (async () => {
+      for (const stop of stops.reverse()) await stop();
+    })());
+  defer(close);
+  return { defer: (stop) => void stops.push(stop), close };
+}
+
 /** A new directory that is removed at the end. */
 function workDir(defer, name) {
   const path = makeDir(mkdtempSync(join(tmpdir(), `mailguard-bench-${name}-`)));
