@@ -17,11 +17,12 @@ export function cleanEnvironment(more = {}) {
 
 /**
  * Starts the real program in a process of its own and waits for its ready line.
- * @param {{ settings: Record<string, string>, command?: string[] }} how
+ * @param {{ settings: Record<string, string>, command?: string[], readyMs?: number }} how
  */
 export async function startGateway({
   settings,
   command = [process.execPath, 'dist/cli.js', 'serve'],
+  readyMs = READY_MS,
 }) {
   const begun = performance.now();
   const child = spawn(command[0], command.slice(1), {
@@ -29,12 +30,15 @@ export async function startGateway({
     env: cleanEnvironment({ MAILGUARD_PORT: '0', MAILGUARD_LOG_LEVEL: 'warn', ...settings }),
     stdio: ['ignore', 'pipe', 'inherit'],
   });
-  const exited = once(child, 'exit');
+  // Whatever ends this process, also before there is anything to stop, nothing is left behind.
+  const kill = () => child.kill();
+  process.once('exit', kill);
+  const exited = once(child, 'exit').finally(() => process.off('exit', kill));
   const ready = await Promise.race([
     readyLine(child),
     exited.then(([code]) => Promise.reject(new Error(`the gateway ended with ${code}`))),
     new Promise((_, fail) =>
-      setTimeout(() => fail(new Error('the gateway is not ready')), READY_MS).unref(),
+      setTimeout(() => fail(new Error('the gateway is not ready')), readyMs).unref(),
     ),
   ]);
   const ms = performance.now() - begun;
