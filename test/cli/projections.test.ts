@@ -21,6 +21,8 @@ describe('projections', () => {
     expect(rows.map(({ name }) => name)).toEqual([
       'api_keys',
       'mail_domains',
+      'quarantine',
+      'sender_filters',
       'rate_limits',
       'erasures',
     ]);

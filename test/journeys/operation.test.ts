@@ -32,6 +32,8 @@ describe('operation', () => {
     expect(ready.body.data.projections.map(({ name }: { name: string }) => name)).toEqual([
       'api_keys',
       'mail_domains',
+      'quarantine',
+      'sender_filters',
       'rate_limits',
       'erasures',
     ]);
