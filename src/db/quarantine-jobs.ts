@@ -120,6 +120,11 @@ export async function endJob(pool: pg.Pool, id: string, now: Date): Promise<void
 export const JOB_DAYS_KEPT = 30;
 const DAY_MS = 86_400_000;
 
+/** Forgets a job that was never begun. */
+export async function forgetJob(pool: pg.Pool, id: string): Promise<void> {
+  await pool.query('delete from quarantine_jobs where id = $1 and ended_at is null', [id]);
+}
+
 /** Forgets jobs that ended long ago; what they did stays in the log. */
 export async function purgeJobs(pool: pg.Pool, now: Date): Promise<void> {
   const before = new Date(now.getTime() - JOB_DAYS_KEPT * DAY_MS);

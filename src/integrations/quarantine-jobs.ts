@@ -8,6 +8,7 @@ import {
   findJob,
   findJobItems,
   findOpenJobs,
+  forgetJob,
   type JobItem,
   type JobRow,
   saveJobItem,
@@ -107,7 +108,8 @@ async function runItems(deps: Deps, job: JobRow<BulkRequest>, signal: AbortSigna
   // A job is kept before the event that begins it, and does nothing without one.
   if (state.status === 'absent') {
     const isFailed = deps.clock.nowMs() - job.createdAt.getTime() > BEGUN_MS;
-    if (isFailed) return endJob(deps.pool, job.id, deps.clock.now());
+    // Its caller may ask again under the same idempotency key, which makes it anew.
+    if (isFailed) return forgetJob(deps.pool, job.id);
     return sleep(LOOK_MS / 10, undefined, { signal }).catch(() => undefined);
   }
   if (job.state === 'running') {

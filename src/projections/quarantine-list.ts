@@ -84,7 +84,7 @@ export async function searchMessages(
   let scanned = 0;
   let batch = isExact ? wanted : Math.max(SCAN_BATCH, wanted);
   for (;;) {
-    const found = await scan(pool, search, after, batch);
+    const found = await scan(pool, search, after, { batch, limit: wanted - rows.length });
     rows.push(...found.rows);
     scanned += found.scanned;
     after = found.last ?? after;
@@ -97,7 +97,7 @@ export async function searchMessages(
     if (scanned >= SCAN_MESSAGES_MAX || performance.now() >= deadline) {
       return { rows: rows.slice(page.offset), next: after };
     }
-    batch = Math.min(batch * 2, SCAN_BATCH_MAX);
+    batch = Math.min(batch * 2, SCAN_BATCH_MAX, SCAN_MESSAGES_MAX - scanned);
   }
 }
 
@@ -123,7 +123,7 @@ async function scan(
   pool: pg.Pool,
   search: MessageSearch,
   after: ListPlace | null,
-  batch: number,
+  { batch, limit }: Readonly<{ batch: number; limit: number }>,
 ): Promise<Scanned> {
   const values: unknown[] = [];
   const bind = (value: unknown) => `$${values.push(value)}`;
@@ -138,6 +138,7 @@ async function scan(
      select last.*, found.* from last left join (
        select ${COLUMNS}, m.arrived_at as sorted_at
        from candidates c join quarantined_messages m on m.id = c.id ${residue}
+       order by c.arrived_at desc, c.id desc limit ${bind(limit)}
      ) found on true
      order by found.sorted_at desc, found.id desc`,
     values,
