@@ -1,4 +1,4 @@
-import { type Clock, toTimestamp } from '../clock.ts';
+import type { Clock } from '../clock.ts';
 import { DomainError } from '../domain/errors.ts';
 import type { AddedData, FilterWish, TrainingClass } from '../domain/quarantine-language.ts';
 import {
@@ -10,6 +10,7 @@ import type { EventLog, EventMeta, StoredEvent } from '../eventlog/eventlog.ts';
 import { openDisclosure, splitDisclosures } from '../eventlog/personal.ts';
 import { type RecordedEvent, readLine } from '../eventlog/upcast.ts';
 import { type DisclosedMessage, readAdded } from '../projections/quarantine.ts';
+import { systemMeta } from './system-meta.ts';
 
 /** A message as its own events tell it: what an action on it needs to know. */
 export type OpenedHistory = Readonly<{
@@ -128,14 +129,6 @@ export function metaAfter(
   { asked }: Pick<OpenedHistory, 'asked'>,
   { nodeId, clock }: Readonly<{ nodeId: string; clock: Clock }>,
 ): EventMeta {
-  const now = clock.now();
-  return {
-    actor: { type: 'system', id: 'mailguard' },
-    source: { node: nodeId, ip: null, userAgent: null },
-    requestId: null,
-    correlationId: asked?.correlation_id ?? `system-${now.getTime()}`,
-    causationId: asked?.event_id ?? null,
-    outcome: 'success',
-    occurredAt: toTimestamp(now),
-  };
+  const meta = systemMeta({ nodeId }, clock.now(), asked?.correlation_id);
+  return { ...meta, causationId: asked?.event_id ?? null };
 }

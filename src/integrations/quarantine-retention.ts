@@ -1,14 +1,15 @@
 import type pg from 'pg';
-import { type Clock, toTimestamp } from '../clock.ts';
+import type { Clock } from '../clock.ts';
 import type { MessageStore } from '../domain/message-store.ts';
 import { quarantinedMessage, quarantinedMessageStream } from '../domain/quarantined-message.ts';
-import type { EventLog, EventMeta } from '../eventlog/eventlog.ts';
+import type { EventLog } from '../eventlog/eventlog.ts';
 import { commandIdOf, handleCommand } from '../eventlog/handle-command.ts';
 import {
   type ExpiredMessage,
   findExpiredMessages,
   markContentRemoved,
 } from '../projections/quarantine-work.ts';
+import { systemMeta } from './system-meta.ts';
 
 const PAGE_MESSAGES = 500;
 const AT_ONCE = 16;
@@ -52,7 +53,7 @@ async function end(deps: Deps, { id, isOpen, mailDomains }: ExpiredMessage): Pro
       resource: { type: 'quarantined_message', id },
       mailDomains: mailDomains.map(String),
       command: { type: 'Expire' },
-      meta: metaOf(deps),
+      meta: systemMeta(deps, deps.clock.now(), `retention-${deps.clock.nowMs()}`),
       commandId: commandIdOf(deps.clock.nowMs(), `expire/${id}`),
     });
     if (state.state !== 'expired') return false;
@@ -60,13 +61,3 @@ async function end(deps: Deps, { id, isOpen, mailDomains }: ExpiredMessage): Pro
   await deps.store.remove(id);
   return true;
 }
-
-const metaOf = ({ clock, nodeId }: Deps): EventMeta => ({
-  actor: { type: 'system', id: 'mailguard' },
-  source: { node: nodeId, ip: null, userAgent: null },
-  requestId: null,
-  correlationId: `retention-${clock.nowMs()}`,
-  causationId: null,
-  outcome: 'success',
-  occurredAt: toTimestamp(clock.now()),
-});

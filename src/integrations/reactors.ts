@@ -5,6 +5,7 @@ import type { EventLog, EventMeta } from '../eventlog/eventlog.ts';
 import { commandIdOf, handleCommand } from '../eventlog/handle-command.ts';
 import type { LiveKey, LiveKeys } from '../projections/live-keys.ts';
 import { findLivingMailDomains } from '../projections/mail-domains.ts';
+import { systemMeta } from './system-meta.ts';
 
 /**
  * What follows from events: the rest of composite commands, and ends that come with time. Each is
@@ -93,13 +94,3 @@ async function settle(
   });
   await deps.liveKeys.changed(key.id);
 }
-
-const systemMeta = ({ nodeId }: ReactorDeps, now: Date): EventMeta => ({
-  actor: { type: 'system', id: 'mailguard' },
-  source: { node: nodeId, ip: null, userAgent: null },
-  requestId: null,
-  correlationId: `system-${now.getTime()}`,
-  causationId: null,
-  outcome: 'success',
-  occurredAt: toTimestamp(now),
-});

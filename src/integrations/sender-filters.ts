@@ -14,6 +14,7 @@ import {
   listOrphanSenderFilters,
   listSenderFilters,
 } from '../projections/sender-filters.ts';
+import { systemMeta } from './system-meta.ts';
 
 type Create = Extract<SenderFilterCommand, { type: 'CreateSenderFilter' }>;
 
@@ -138,14 +139,4 @@ const targetOf = (id: string, mailDomain: string | null) => ({
   stream: senderFilterStream(id),
   resource: { type: 'sender_filter', id },
   mailDomains: mailDomain === null ? [] : [mailDomain],
-});
-
-const systemMeta = ({ nodeId }: JobDeps, now: Date): EventMeta => ({
-  actor: { type: 'system', id: 'mailguard' },
-  source: { node: nodeId, ip: null, userAgent: null },
-  requestId: null,
-  correlationId: `system-${now.getTime()}`,
-  causationId: null,
-  outcome: 'success',
-  occurredAt: toTimestamp(now),
 });

@@ -2,6 +2,7 @@ import type pg from 'pg';
 import type { Scope } from '../domain/access.ts';
 import { API_KEY_TYPES, type ApiKeyEvent } from '../domain/api-key.ts';
 import type { ProjectedEvent, Projection } from './projector.ts';
+import { utc } from './utc.ts';
 
 /** A key as the read model has it: without names, use and secrets, which live elsewhere. */
 export type ApiKeyRow = Readonly<{
@@ -126,8 +127,7 @@ type Row = {
   ended_by: ApiKeyRow['endedBy'];
 };
 
-const iso = (column: string) =>
-  `to_char(${column} at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') as ${column}`;
+const iso = (column: string) => `${utc(column)} as ${column}`;
 
 const COLUMNS = `
   id, revision, status, scope, mail_domain, rate_limit_per_minute, ${iso('expires_at')},

@@ -2,6 +2,7 @@ import type pg from 'pg';
 import type { MailDomainEvent, MailDomainSettings } from '../domain/mail-domain.ts';
 import { openDisclosure, splitDisclosures } from '../eventlog/personal.ts';
 import type { ProjectedEvent, Projection } from './projector.ts';
+import { utc } from './utc.ts';
 
 /** A mail domain as it stands; its name is its subject's, and is looked up where it is shown. */
 export type MailDomainRow = Readonly<{
@@ -66,8 +67,7 @@ type Row = {
 
 const SELECT = `
   select d.id, d.stream, d.revision, d.settings, d.backend_servers,
-    to_char(d.created_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') as created_at,
-    to_char(d.updated_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') as updated_at
+    ${utc('d.created_at')} as created_at, ${utc('d.updated_at')} as updated_at
   from mail_domains d`;
 
 /** A page of mail domains, newest first, with ids below `before`; `only` narrows to one. */

@@ -2,6 +2,7 @@ import type pg from 'pg';
 import type { Reason } from '../domain/quarantine-language.ts';
 import type { QuarantineState } from '../domain/quarantined-message.ts';
 import type { RecipientGroup } from './quarantine.ts';
+import { utc } from './utc.ts';
 
 /** A held message as it stands. Times are RFC 3339 with six digits. */
 export type MessageRow = Readonly<{
@@ -215,9 +216,6 @@ function residueOf(search: MessageSearch, bind: Bind): string {
   }
   return conditions.length === 0 ? '' : `where ${conditions.join(' and ')}`;
 }
-
-const utc = (column: string): string =>
-  `to_char(${column} at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')`;
 
 const COLUMNS = `m.id, m.revision, m.state, m.node_id, m.queue_id, m.sender, m.recipients, m.subject,
   m.message_id, m.score, m.symbols, m.reason, m.size_bytes, ${utc('m.arrived_at')} as arrived_at,

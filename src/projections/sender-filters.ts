@@ -2,6 +2,7 @@ import type pg from 'pg';
 import type { FILTER_KINDS, FILTER_SCOPES, SenderFilterEvent } from '../domain/sender-filter.ts';
 import { openDisclosure, splitDisclosures } from '../eventlog/personal.ts';
 import type { ProjectedEvent, Projection } from './projector.ts';
+import { utc } from './utc.ts';
 
 /** A sender filter that has not ended. Times are RFC 3339 with six digits. */
 export type SenderFilterRow = Readonly<{
@@ -78,12 +79,9 @@ type Row = {
   created_at: string;
 };
 
-const utc = (column: string): string =>
-  `to_char(${column} at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') as ${column}`;
-
 const SELECT = `
-  select id, revision, kind, scope, mail_domain, sender, recipient, ${utc('expires_at')},
-    made_by_message, ${utc('created_at')}
+  select id, revision, kind, scope, mail_domain, sender, recipient, ${utc('expires_at')} as expires_at,
+    made_by_message, ${utc('created_at')} as created_at
   from sender_filters`;
 
 /** Every member that is not null must match; `sender` without regard to case. */
