@@ -71,6 +71,12 @@ export type StoredEvent = Readonly<{
   disclosures: string;
 }>;
 
+/** A committed line by itself, for those who need nothing personal. */
+export type StoredLine = Readonly<{ position: Position; type: string; line: string }>;
+
+/** Lines in order, and the position up to which nothing that matches was left out. */
+export type LinePage = Readonly<{ lines: readonly StoredLine[]; scannedTo: Position }>;
+
 /**
  * Narrows a read; every member that is given must match, and of a list one value. `mailDomains` and
  * `visibleTo` are ids, `actors` and `resources` are `type:id`.
@@ -117,6 +123,12 @@ export type EventLog = Readonly<{
   readStream: (stream: string, from?: bigint, limit?: number) => Promise<readonly StoredEvent[]>;
   /** Matching events after a position up to another, at most `limit`; bounded work per call. */
   readAll: (range: ReadRange) => Promise<LogPage>;
+  /** The same of committed lines alone. */
+  readLines: (range: ReadRange) => Promise<LinePage>;
+  /** How many events between two positions match; it costs their index entries, not their lines. */
+  count: (range: Omit<ReadRange, 'limit'>) => Promise<bigint>;
+  /** Where an event stands, null when there is none of this id. */
+  positionOf: (eventId: string) => Promise<Position | null>;
   /** The next run of events after a position, unfiltered and cheap per event. */
   readSegment: (after: Position, until: Position) => Promise<LogSegment>;
   readEvidence: (after: Position, until: Position) => Promise<EvidenceSegment>;

@@ -1,7 +1,14 @@
 import { randomBytes, randomUUID } from 'node:crypto';
 import type { SubjectNames } from '../domain/decider.ts';
 import { DomainError } from '../domain/errors.ts';
-import type { AppendCommand, AppendOutcome, EventLog, LogFilter, StoredEvent } from './eventlog.ts';
+import type {
+  AppendCommand,
+  AppendOutcome,
+  EventLog,
+  LogFilter,
+  ReadRange,
+  StoredEvent,
+} from './eventlog.ts';
 import { toEvidence } from './evidence.ts';
 import { followHead, headSignal } from './follow.ts';
 import { type PreparedEvent, placeLine, prepareEvent } from './line.ts';
@@ -29,17 +36,22 @@ export function memoryEventLog(options: MemoryLogOptions = {}): EventLog {
         .filter(({ recorded }) => BigInt(recorded.revision) >= from)
         .slice(0, limit)
         .map(stored),
-    async readAll({ after, until, filter, limit }) {
-      const matching = events
-        .slice(Number(after < 0n ? 0n : after), Number(until))
-        .filter(({ recorded }) => matches(filter, recorded))
-        .slice(0, limit);
-      const last = matching.at(-1);
-      const isFull = matching.length === limit && last !== undefined;
-      return {
-        events: matching.map(stored),
-        scannedTo: isFull ? BigInt(last.recorded.position) : until,
-      };
+    async readAll(range) {
+      const { page, scannedTo } = pageOf(events, range);
+      return { events: page.map(stored), scannedTo };
+    },
+    async readLines(range) {
+      const { page, scannedTo } = pageOf(events, range);
+      const lines = page.map(({ line, recorded }) => ({
+        ...{ line, type: recorded.type },
+        position: BigInt(recorded.position),
+      }));
+      return { lines, scannedTo };
+    },
+    count: async (range) => BigInt(pageOf(events, { ...range, limit: events.length }).page.length),
+    async positionOf(eventId) {
+      const found = events.find(({ event }) => event.eventId === eventId);
+      return found === undefined ? null : BigInt(found.recorded.position);
     },
     readSegment: async (after, until) => ({
       events: events.slice(Number(after), Number(until)).map(stored),
@@ -127,6 +139,16 @@ function memoryStore({ now = () => new Date(), random = randomBytes }: MemoryLog
   }
 
   return { events, inStream, append, stored, names, signal };
+}
+
+function pageOf(events: readonly Kept[], { after, until, filter, limit }: ReadRange) {
+  const page = events
+    .slice(Number(after < 0n ? 0n : after), Number(until))
+    .filter(({ recorded }) => matches(filter, recorded))
+    .slice(0, limit);
+  const last = page.at(-1);
+  const isFull = page.length === limit && last !== undefined;
+  return { page, scannedTo: isFull ? BigInt(last.recorded.position) : until };
 }
 
 function asDuplicate({ recorded }: Kept, count: number): AppendOutcome {

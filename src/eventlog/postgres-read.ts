@@ -1,6 +1,14 @@
 import type pg from 'pg';
 import { NAMING_TYPES } from '../domain/events.ts';
-import type { LogFilter, LogPage, Position, ReadRange, StoredEvent } from './eventlog.ts';
+import type {
+  LinePage,
+  LogFilter,
+  LogPage,
+  Position,
+  ReadRange,
+  StoredEvent,
+  StoredLine,
+} from './eventlog.ts';
 
 /** Positions that one call looks through when no index leads it to the matches. */
 const SCAN_POSITIONS = 20_000;
@@ -25,33 +33,68 @@ export function toStoredEvent(row: readonly string[]): StoredEvent {
   return { position: BigInt(position), line, disclosures };
 }
 
+const toStoredLine = ([position = '0', type = '', line = '']: readonly string[]): StoredLine => ({
+  position: BigInt(position),
+  type,
+  line,
+});
+
 /**
  * One bounded step of a filtered read. A filter with an index costs the page; any other is looked for
  * in the next stretch of the log, and `scannedTo` says how far, also when nothing matched there.
  */
 export async function readFiltered(pool: pg.Pool, range: ReadRange): Promise<LogPage> {
+  const { rows, scannedTo } = await readStep(pool, range, EVENTS);
+  return { events: rows.map(toStoredEvent), scannedTo };
+}
+
+/** The same of lines alone: what is personal is not even looked up. */
+export async function readLines(pool: pg.Pool, range: ReadRange): Promise<LinePage> {
+  const { rows, scannedTo } = await readStep(pool, range, LINES);
+  return { lines: rows.map(toStoredLine), scannedTo };
+}
+
+/** How many events match, by whole index scans where an index leads to them. */
+export async function countMatching(
+  pool: pg.Pool,
+  { after, until, filter: given }: Omit<ReadRange, 'limit'>,
+): Promise<bigint> {
+  const filter = await expandTypes(pool, given);
+  const values: unknown[] = [after, until];
+  const bind = (value: unknown) => `$${values.push(value)}`;
+  const clauses = ['e.position > $1 and e.position <= $2', ...residualClauses(filter, bind)];
+  const { rows } = await pool.query<{ n: string }>(
+    `select count(*) as n from eventlog.events e where ${clauses.join(' and ')}`,
+    values,
+  );
+  return BigInt(rows[0]?.n ?? 0);
+}
+
+type Rows = Readonly<{ rows: readonly (readonly string[])[]; scannedTo: Position }>;
+
+async function readStep(pool: pg.Pool, range: ReadRange, what: Columns): Promise<Rows> {
   const { after, until, limit } = range;
-  if (after >= until) return { events: [], scannedTo: until };
+  if (after >= until) return { rows: [], scannedTo: until };
   const filter = await expandTypes(pool, range.filter);
   const driver = pickDriver(filter);
   if (driver === null) {
     const end = isEmpty(filter) ? until : min(until, after + BigInt(SCAN_POSITIONS));
-    const events = await readMatching(pool, filter, limit, {
+    const rows = await readMatching(pool, filter, {
+      ...{ what, limit, values: [after, end] },
       clause: 'e.position > $1 and e.position <= $2',
-      values: [after, end],
     });
-    return { events, scannedTo: events.length < limit ? end : lastOf(events, end) };
+    return { rows, scannedTo: rows.length < limit ? end : lastOf(rows, end) };
   }
   const rest = driver.rest;
   const take = isEmpty(rest) ? limit : CANDIDATES_MAX;
   const candidates = await readCandidates(pool, driver, { after, until, take });
-  if (candidates.length === 0) return { events: [], scannedTo: until };
-  const events = await readMatching(pool, rest, limit, {
+  if (candidates.length === 0) return { rows: [], scannedTo: until };
+  const rows = await readMatching(pool, rest, {
+    ...{ what, limit, values: [candidates] },
     clause: 'e.position = any($1::bigint[])',
-    values: [candidates],
   });
   const end = candidates.length < take ? until : BigInt(candidates.at(-1) ?? until);
-  return { events, scannedTo: events.length < limit ? end : lastOf(events, end) };
+  return { rows, scannedTo: rows.length < limit ? end : lastOf(rows, end) };
 }
 
 type Driver = Readonly<{
@@ -106,16 +149,34 @@ async function readCandidates(
   return rows.map(([position = '0']) => position);
 }
 
+/** What is read of each event of a page; the position comes first. */
+type Columns = Readonly<{ select: string; join: string }>;
+const EVENTS: Columns = {
+  select: EVENT_COLUMNS,
+  join: `
+      left join lateral (
+        select x.identity, x.network, x.content from eventlog.event_personal x
+        where x.position = e.position
+        offset 0) p on true`,
+};
+const LINES: Columns = { select: 'e.position, e.type, e.line', join: '' };
+
+type Matching = Readonly<{
+  what: Columns;
+  limit: number;
+  clause: string;
+  values: readonly unknown[];
+}>;
+
 async function readMatching(
   pool: pg.Pool,
   filter: LogFilter,
-  limit: number,
-  where: Readonly<{ clause: string; values: readonly unknown[] }>,
-): Promise<StoredEvent[]> {
-  const values: unknown[] = [...where.values, limit];
+  { what, limit, clause, values: given }: Matching,
+): Promise<string[][]> {
+  const values: unknown[] = [...given, limit];
   const limitAt = values.length;
   const bind = (value: unknown) => `$${values.push(value)}`;
-  const clauses = [where.clause, ...residualClauses(filter, bind)];
+  const clauses = [clause, ...residualClauses(filter, bind)];
   const { rows } = await pool.query<string[]>({
     // The page of events first: planned as one, the join would read every personal row before it.
     text: `
@@ -124,17 +185,14 @@ async function readMatching(
         where ${clauses.join(' and ')}
         order by e.position
         limit $${limitAt})
-      select ${EVENT_COLUMNS}
+      select ${what.select}
       from page e
-      left join lateral (
-        select x.identity, x.network, x.content from eventlog.event_personal x
-        where x.position = e.position
-        offset 0) p on true
+      ${what.join}
       order by e.position`,
     values,
     rowMode: 'array',
   });
-  return rows.map(toStoredEvent);
+  return rows;
 }
 
 function residualClauses(filter: LogFilter, bind: (value: unknown) => string): string[] {
@@ -179,5 +237,5 @@ async function expandTypes(pool: pg.Pool, filter: LogFilter): Promise<LogFilter>
 
 const isEmpty = (filter: LogFilter): boolean => Object.keys(filter).length === 0;
 const min = (a: Position, b: Position): Position => (a < b ? a : b);
-const lastOf = (events: readonly StoredEvent[], fallback: Position): Position =>
-  events.at(-1)?.position ?? fallback;
+const lastOf = (rows: Rows['rows'], fallback: Position): Position =>
+  BigInt(rows.at(-1)?.[0] ?? fallback);

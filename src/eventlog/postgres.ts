@@ -8,7 +8,13 @@ import { prepareEvent } from './line.ts';
 import { listen } from './listen.ts';
 import { pooledRandom, type Random } from './personal.ts';
 import { copyEvidence, copySegment } from './postgres-copy.ts';
-import { EVENT_COLUMNS, readFiltered, toStoredEvent } from './postgres-read.ts';
+import {
+  countMatching,
+  EVENT_COLUMNS,
+  readFiltered,
+  readLines,
+  toStoredEvent,
+} from './postgres-read.ts';
 
 export type PostgresLogOptions = Readonly<{
   /** For reading; its sessions need no more than select. */
@@ -51,6 +57,15 @@ export async function postgresEventLog(options: PostgresLogOptions): Promise<Eve
       return rows.map(toStoredEvent);
     },
     readAll: (range) => readFiltered(pool, range),
+    readLines: (range) => readLines(pool, range),
+    count: (range) => countMatching(pool, range),
+    async positionOf(eventId) {
+      const { rows } = await pool.query<{ position: string }>(
+        'select position from eventlog.events where event_id = $1',
+        [eventId],
+      );
+      return rows[0] === undefined ? null : BigInt(rows[0].position);
+    },
     readSegment: (after, until) => copySegment(exportPool, after, until),
     readEvidence: (after, until) => copyEvidence(exportPool, after, until),
     follow: (after, abort) => followHead({ signal, look }, after, abort),
