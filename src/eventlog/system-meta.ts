@@ -1,5 +1,5 @@
 import { type Clock, toTimestamp } from '../clock.ts';
-import type { EventMeta } from '../eventlog/eventlog.ts';
+import type { EventMeta } from './eventlog.ts';
 
 /** What the system does by itself at an instant; one correlation id for all of it, unless told otherwise. */
 export function systemMeta(

@@ -8,9 +8,9 @@ import {
 } from '../domain/quarantined-message.ts';
 import type { EventLog, EventMeta, StoredEvent } from '../eventlog/eventlog.ts';
 import { openDisclosure, splitDisclosures } from '../eventlog/personal.ts';
+import { systemMeta } from '../eventlog/system-meta.ts';
 import { type RecordedEvent, readLine } from '../eventlog/upcast.ts';
 import { type DisclosedMessage, readAdded } from '../projections/quarantine.ts';
-import { systemMeta } from './system-meta.ts';
 
 /** A message as its own events tell it: what an action on it needs to know. */
 export type OpenedHistory = Readonly<{

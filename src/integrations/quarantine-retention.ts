@@ -4,12 +4,12 @@ import type { MessageStore } from '../domain/message-store.ts';
 import { quarantinedMessage, quarantinedMessageStream } from '../domain/quarantined-message.ts';
 import type { EventLog } from '../eventlog/eventlog.ts';
 import { commandIdOf, handleCommand } from '../eventlog/handle-command.ts';
+import { systemMeta } from '../eventlog/system-meta.ts';
 import {
   type ExpiredMessage,
   findExpiredMessages,
   markContentRemoved,
 } from '../projections/quarantine-work.ts';
-import { systemMeta } from './system-meta.ts';
 
 const PAGE_MESSAGES = 500;
 const AT_ONCE = 16;

@@ -3,9 +3,9 @@ import { type Clock, toTimestamp } from '../clock.ts';
 import { type ApiKeyCommand, apiKey, apiKeyStream } from '../domain/api-key.ts';
 import type { EventLog, EventMeta } from '../eventlog/eventlog.ts';
 import { commandIdOf, handleCommand } from '../eventlog/handle-command.ts';
+import { systemMeta } from '../eventlog/system-meta.ts';
 import type { LiveKey, LiveKeys } from '../projections/live-keys.ts';
 import { findLivingMailDomains } from '../projections/mail-domains.ts';
-import { systemMeta } from './system-meta.ts';
 
 /**
  * What follows from events: the rest of composite commands, and ends that come with time. Each is

@@ -8,13 +8,13 @@ import {
 } from '../domain/sender-filter.ts';
 import type { EventLog, EventMeta } from '../eventlog/eventlog.ts';
 import { commandIdOf, handleCommand } from '../eventlog/handle-command.ts';
+import { systemMeta } from '../eventlog/system-meta.ts';
 import {
   type EndingFilter,
   listDueSenderFilters,
   listOrphanSenderFilters,
   listSenderFilters,
 } from '../projections/sender-filters.ts';
-import { systemMeta } from './system-meta.ts';
 
 type Create = Extract<SenderFilterCommand, { type: 'CreateSenderFilter' }>;
 
