@@ -1,4 +1,12 @@
-import { createHash, createHmac, hkdfSync, randomBytes, timingSafeEqual } from 'node:crypto';
+import {
+  createCipheriv,
+  createDecipheriv,
+  createHash,
+  createHmac,
+  hkdfSync,
+  randomBytes,
+  timingSafeEqual,
+} from 'node:crypto';
 import { crc32 } from 'node:zlib';
 
 /** Every key of this installation, derived from the one master key (HKDF-SHA-256, RFC 5869). */
@@ -10,6 +18,10 @@ export type Secrets = Readonly<{
   streamNameKey: Buffer;
   /** For fingerprints of request bodies. */
   fingerprintKey: Buffer;
+  /** Encrypts what must be known to be used; it opens only for the purpose it was sealed for. */
+  seal: (secret: Buffer, purpose: string) => Buffer;
+  /** Throws on what was sealed under another key or for another purpose. */
+  unseal: (sealed: Buffer, purpose: string) => Buffer;
   /** Tells whether a database belongs to this master key, without giving it away. */
   fingerprint: Buffer;
 }>;
@@ -32,7 +44,38 @@ export function deriveSecrets(masterKey: Buffer): Secrets {
     cursorKey: derive('cursor'),
     streamNameKey: derive('stream-name'),
     fingerprintKey: derive('request-fingerprint'),
+    ...sealer(derive(`credential-encryption/${SEALING_KEY_ID}`)),
     fingerprint: createHash('sha256').update(derive('fingerprint')).digest(),
+  };
+}
+
+/** The first byte of what is sealed: the number of its key. */
+const SEALING_KEY_ID = 1;
+const NONCE_BYTES = 12;
+const TAG_BYTES = 16;
+
+/** AES-256-GCM (NIST SP 800-38D): key number, nonce, tag, ciphertext. */
+function sealer(key: Buffer): Pick<Secrets, 'seal' | 'unseal'> {
+  return {
+    seal(secret, purpose) {
+      const nonce = randomBytes(NONCE_BYTES);
+      const cipher = createCipheriv('aes-256-gcm', key, nonce).setAAD(Buffer.from(purpose));
+      const text = Buffer.concat([cipher.update(secret), cipher.final()]);
+      return Buffer.concat([Buffer.from([SEALING_KEY_ID]), nonce, cipher.getAuthTag(), text]);
+    },
+    unseal(sealed, purpose) {
+      if (sealed[0] !== SEALING_KEY_ID) throw new Error('sealed under a key that is not here');
+      const nonce = sealed.subarray(1, 1 + NONCE_BYTES);
+      const tag = sealed.subarray(1 + NONCE_BYTES, 1 + NONCE_BYTES + TAG_BYTES);
+      const options = { authTagLength: TAG_BYTES };
+      const decipher = createDecipheriv('aes-256-gcm', key, nonce, options)
+        .setAAD(Buffer.from(purpose))
+        .setAuthTag(tag);
+      return Buffer.concat([
+        decipher.update(sealed.subarray(1 + NONCE_BYTES + TAG_BYTES)),
+        decipher.final(),
+      ]);
+    },
   };
 }
 
@@ -49,6 +92,42 @@ export function issueApiKey(random: (bytes: number) => Buffer = randomBytes): st
   const body = `nmg_${random(RANDOM_HEX_LENGTH / 2).toString('hex')}`;
   return body + crc32(body).toString(16).padStart(8, '0');
 }
+
+/** Standard Webhooks 1.0.0: a symmetric secret has between 24 and 64 random bytes. */
+const WEBHOOK_SECRET_BYTES_MIN = 24;
+const WEBHOOK_SECRET_BYTES_MAX = 64;
+const WEBHOOK_SECRET_BYTES = 32;
+const WEBHOOK_SECRET_PREFIX = 'whsec_';
+const FINGERPRINT_DIGITS = 8;
+
+/** A new secret in its written form: `whsec_` and 32 random bytes in base64. */
+export function issueWebhookSecret(random: (bytes: number) => Buffer = randomBytes): string {
+  return WEBHOOK_SECRET_PREFIX + random(WEBHOOK_SECRET_BYTES).toString('base64');
+}
+
+/**
+ * The bytes of a written secret (`whsec_` and 24 to 64 bytes in padded standard base64), which are
+ * the HMAC key; null for anything else.
+ */
+export function parseWebhookSecret(text: string): Buffer | null {
+  if (!text.startsWith(WEBHOOK_SECRET_PREFIX)) return null;
+  const written = text.slice(WEBHOOK_SECRET_PREFIX.length);
+  const secret = Buffer.from(written, 'base64');
+  // Node skips what is no base64; a receiver's library may not, and would then have another key.
+  if (secret.toString('base64') !== written) return null;
+  return secret.length >= WEBHOOK_SECRET_BYTES_MIN && secret.length <= WEBHOOK_SECRET_BYTES_MAX
+    ? secret
+    : null;
+}
+
+/** Eight hex digits by which people tell secrets apart; from 24 random bytes they give away none. */
+export function secretFingerprint(secret: Buffer): string {
+  return createHash('sha256').update(secret).digest('hex').slice(0, FINGERPRINT_DIGITS);
+}
+
+/** What the secret of a subscription is sealed for, so that it opens for no other. */
+export const webhookSecretPurpose = (id: number, fingerprint: string): string =>
+  `webhook:${id}/${fingerprint}`;
 
 const KEY_IN_TEXT = /nmg_[0-9a-f]{16,}/gi;
 

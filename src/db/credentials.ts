@@ -61,5 +61,49 @@ export async function sweepOrphanCredentials(pool: pg.Pool): Promise<void> {
 
 /** Removes a verifier by its lookup; for a secret whose key is known not to exist. */
 export async function forgetUnusedCredential(pool: pg.Pool, lookup: string): Promise<void> {
-  await pool.query('delete from credentials where lookup = $1', [lookup]);
+  await pool.query("delete from credentials where kind = 'api_key' and lookup = $1", [lookup]);
+}
+
+/** A secret that must be known to be used, encrypted under the master key. */
+export type SealedSecret = Readonly<{ fingerprint: string; sealed: Buffer }>;
+
+/**
+ * Written before the event that names its fingerprint, so that no subscription lacks its secret; one
+ * that no event names is never used. False when the subject has another of this fingerprint.
+ */
+export async function saveWebhookSecret(
+  pool: pg.Pool,
+  subject: string,
+  { fingerprint, sealed }: SealedSecret,
+): Promise<boolean> {
+  const { rowCount } = await pool.query(
+    `insert into credentials (subject, kind, lookup, sealed) values ($1, 'webhook', $2, $3)
+     on conflict do nothing`,
+    [subject, fingerprint, sealed],
+  );
+  return rowCount === 1;
+}
+
+export async function listWebhookSecrets(
+  pool: pg.Pool,
+  subject: string,
+): Promise<readonly SealedSecret[]> {
+  const { rows } = await pool.query<SealedSecret>(
+    `select lookup as fingerprint, sealed from credentials where subject = $1 and kind = 'webhook'`,
+    [subject],
+  );
+  return rows;
+}
+
+/** Removes secrets of subscriptions that sign no more: their grace is over, or they never were. */
+export async function sweepWebhookSecrets(pool: pg.Pool, now: Date): Promise<void> {
+  await pool.query(
+    `delete from credentials c
+     where c.kind = 'webhook' and c.created_at < now() - interval '1 hour'
+       and not exists (
+         select from webhooks w, jsonb_to_recordset(w.secrets) s (fingerprint text, until timestamptz)
+         where c.subject = 'webhook:' || w.id and s.fingerprint = c.lookup
+           and (s.until is null or s.until > $1))`,
+    [now],
+  );
 }

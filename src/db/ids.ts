@@ -4,6 +4,8 @@ const SEQUENCES = {
   api_key: 'api_key_ids',
   mail_domain: 'mail_domain_ids',
   sender_filter: 'sender_filter_ids',
+  webhook: 'webhook_ids',
+  webhook_replay: 'webhook_replay_ids',
 } as const;
 
 /** The next small integer for a resource; never given twice, gaps are possible. */

@@ -27,6 +27,7 @@ export type ErrorCode =
   | 'unknown_mail_domain'
   | 'idempotency_mismatch'
   | 'no_route'
+  | 'target_refused'
   | 'not_a_message'
   | 'foreign_recipients'
   | 'release_failed'

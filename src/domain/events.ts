@@ -4,6 +4,7 @@ import type { MailDomainEvent } from './mail-domain.ts';
 import type { QuarantineBulkEvent } from './quarantine-bulk.ts';
 import type { QuarantineEvent } from './quarantine-language.ts';
 import type { SenderFilterEvent } from './sender-filter.ts';
+import type { WebhookEvent } from './webhook.ts';
 
 /** Use of one key in one minute (or, for requests under `/audit`, one hour): `[from, to)`. */
 export type ApiKeyUsed = DomainEvent<
@@ -47,6 +48,7 @@ export type GatewayEvent =
   | QuarantineEvent
   | QuarantineBulkEvent
   | SenderFilterEvent
+  | WebhookEvent
   | ApiKeyUsed
   | ApiKeyDenied
   | AuditRead
@@ -63,6 +65,10 @@ type Described = Readonly<{
 const plain: Described = { schemaVersion: 1, personal: {} };
 const withReason: Described = { schemaVersion: 1, personal: { reason: 'content' } };
 const withReplies: Described = { schemaVersion: 1, personal: { replies: 'content' } };
+const webhookTold: Described = {
+  schemaVersion: 1,
+  personal: { url: 'identity', description: 'identity' },
+};
 const failure = { outcome: 'failure' } as const;
 
 /** The catalogue: what a reader may know of a type without seeing one of its events. */
@@ -122,6 +128,23 @@ export const EVENT_TYPES: Readonly<Record<GatewayEvent['type'], Described>> = {
   },
   'sender_filter.deleted': plain,
   'sender_filter.expired': plain,
+  'webhook.created': webhookTold,
+  'webhook.updated': webhookTold,
+  'webhook.secret_rotated': plain,
+  'webhook.paused': plain,
+  'webhook.resumed': plain,
+  'webhook.disabled': { ...plain, ...failure },
+  'webhook.enabled': plain,
+  'webhook.failing': { ...plain, ...failure },
+  'webhook.recovered': plain,
+  'webhook.backlog': { ...plain, ...failure },
+  'webhook.pinged': plain,
+  'webhook.event_parked': { ...plain, ...failure },
+  'webhook.resend_requested': plain,
+  'webhook.replay_requested': withReason,
+  'webhook.replay_cancelled': plain,
+  'webhook.replay_ended': plain,
+  'webhook.deleted': plain,
   'audit.read': plain,
   'audit.exported': { schemaVersion: 1, personal: { filter: 'content' } },
 };
@@ -134,4 +157,7 @@ export const NAMING_TYPES: readonly GatewayEvent['type'][] = [
 ];
 
 /** After these, everything of class identity about the event's resource is erased. */
-export const ERASING_TYPES: readonly GatewayEvent['type'][] = ['api_key.deleted'];
+export const ERASING_TYPES: readonly GatewayEvent['type'][] = [
+  'api_key.deleted',
+  'webhook.deleted',
+];

@@ -6,6 +6,7 @@ import type { Projection } from './projector.ts';
 import { quarantineProjection } from './quarantine.ts';
 import { rateLimitsProjection } from './rate-limits.ts';
 import { senderFiltersProjection } from './sender-filters.ts';
+import { webhooksProjection } from './webhooks.ts';
 
 /** The projections that run. */
 export const projectionsOf = (log: EventLog): readonly Projection[] => [
@@ -13,6 +14,7 @@ export const projectionsOf = (log: EventLog): readonly Projection[] => [
   mailDomainsProjection,
   quarantineProjection,
   senderFiltersProjection,
+  webhooksProjection,
   rateLimitsProjection,
   erasuresProjection(log),
 ];

@@ -11,6 +11,7 @@ import { type QuarantineBulkEvent, quarantineBulk } from '../../src/domain/quara
 import type { QuarantineEvent } from '../../src/domain/quarantine-language.ts';
 import { type QuarantineState, quarantinedMessage } from '../../src/domain/quarantined-message.ts';
 import { type SenderFilterEvent, senderFilter } from '../../src/domain/sender-filter.ts';
+import { type Webhook, type WebhookEvent, webhook } from '../../src/domain/webhook.ts';
 import { canonicalJson } from '../../src/eventlog/canonical.ts';
 import { LINE_BYTES_MAX, placeLine, prepareEvent } from '../../src/eventlog/line.ts';
 import { memoryEventLog } from '../../src/eventlog/memory.ts';
@@ -98,6 +99,9 @@ describe('the committed line of every event type, as it was released', () => {
         event as unknown as SenderFilterEvent,
       );
       expect(status).toBe(event.type === 'sender_filter.created' ? 'active' : 'ended');
+    } else if (event.type.startsWith('webhook.')) {
+      const { status } = webhook.evolve(webhook.initialState, event as unknown as WebhookEvent);
+      expect(status).toBe(WEBHOOK_STATUS[event.type] ?? 'absent');
     } else if (event.type.startsWith('quarantine.bulk_')) {
       const { status } = quarantineBulk.evolve(
         quarantineBulk.initialState,
@@ -111,6 +115,15 @@ describe('the committed line of every event type, as it was released', () => {
     }
   });
 
+  /** Where an event leads; the others leave a subscription where it is. */
+  const WEBHOOK_STATUS: Readonly<Record<string, Webhook['status']>> = {
+    'webhook.created': 'active',
+    'webhook.paused': 'paused',
+    'webhook.resumed': 'active',
+    'webhook.enabled': 'active',
+    'webhook.disabled': 'disabled',
+    'webhook.deleted': 'deleted',
+  };
   const BULK_TYPE: Readonly<Record<string, string>> = {
     running: 'requested',
     cancelled: 'cancelled',

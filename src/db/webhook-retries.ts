@@ -1,0 +1,97 @@
+import type pg from 'pg';
+import type { RetryRow } from './webhook-cursors.ts';
+
+/** The retry set of one subscription; it is bounded by what may be put into it. */
+export async function listRetries(
+  pool: pg.Pool,
+  webhookId: number,
+  selection: Readonly<{
+    state: RetryRow['state'] | null;
+    after: bigint;
+    limit: number;
+  }>,
+): Promise<readonly RetryRow[]> {
+  const { rows } = await pool.query<Row>(
+    `select position, event_id, key, epoch, sequence, tries, due_at, first_failed_at, last_outcome,
+       state, is_sending, replay_id
+     from webhook_retries
+     where webhook_id = $1 and ($2::text is null or state = $2) and position > $3
+     order by position limit $4`,
+    [webhookId, selection.state, selection.after, selection.limit],
+  );
+  return rows.map(toRow);
+}
+
+export async function countRetries(
+  pool: pg.Pool,
+  webhookId: number,
+): Promise<Readonly<{ retrying: number; parked: number }>> {
+  const { rows } = await pool.query<{ retrying: string; parked: string }>(
+    `select count(*) filter (where state = 'retrying') as retrying,
+       count(*) filter (where state = 'parked') as parked
+     from webhook_retries where webhook_id = $1`,
+    [webhookId],
+  );
+  return { retrying: Number(rows[0]?.retrying ?? 0), parked: Number(rows[0]?.parked ?? 0) };
+}
+
+/** Puts an event up to be sent (again) at once; what was parked is parked no more. */
+export async function requestResend(
+  pool: pg.Pool,
+  webhookId: number,
+  wanted: Readonly<{
+    position: bigint;
+    eventId: string;
+    key: string;
+    epoch: number;
+    sequence: number | null;
+    now: Date;
+  }>,
+): Promise<void> {
+  await pool.query(
+    `insert into webhook_retries (webhook_id, position, event_id, key, epoch, sequence, tries, due_at,
+       first_failed_at, state)
+     select $1, $2, $3, $4, $5, $6, 0, $7, $7, 'retrying' where exists (select from webhooks where id = $1)
+     on conflict (webhook_id, position) do update
+     set state = 'retrying', tries = 0, due_at = $7, first_failed_at = $7`,
+    [
+      webhookId,
+      wanted.position,
+      wanted.eventId,
+      wanted.key,
+      wanted.epoch,
+      wanted.sequence,
+      wanted.now,
+    ],
+  );
+}
+
+type Row = {
+  position: string;
+  event_id: string;
+  key: string;
+  epoch: number;
+  sequence: string | null;
+  tries: number;
+  due_at: string;
+  first_failed_at: string;
+  last_outcome: string | null;
+  state: RetryRow['state'];
+  is_sending: boolean;
+  replay_id: string | null;
+};
+
+const toRow = (row: Row): RetryRow => ({
+  position: BigInt(row.position),
+  eventId: row.event_id,
+  key: row.key,
+  epoch: row.epoch,
+  sequence: row.sequence === null ? null : Number(row.sequence),
+  tries: row.tries,
+  dueAt: new Date(row.due_at),
+  firstFailedAt: new Date(row.first_failed_at),
+  lastOutcome: row.last_outcome,
+  state: row.state,
+  isSending: row.is_sending,
+  replayId: row.replay_id === null ? null : BigInt(row.replay_id),
+});
