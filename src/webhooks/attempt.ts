@@ -1,0 +1,95 @@
+import { renderPayload } from '../projections/webhook-payload.ts';
+import type { Item } from './lane.ts';
+import { type Begun, record } from './record.ts';
+import { begin, type DeliveryDeps, end, type Running } from './running.ts';
+import type { Sent } from './send.ts';
+import { signDelivery } from './signature.ts';
+import { parseTarget } from './target.ts';
+
+const USER_AGENT = 'MailGuard-Webhooks/1';
+
+/**
+ * Begins one try, with the URL and the secrets as they are now, and records what comes of it before `done` is
+ * called. False when there is no slot: then nothing was begun.
+ */
+export function attempt(s: Running, deps: DeliveryDeps, item: Item, done: () => void): boolean {
+  const target = parseTarget(s.row.url, deps.policy);
+  const host = target.url?.host ?? '';
+  const isFirst = s.inFlight === 0;
+  const giveBack = deps.slots.take(host, { isFirst, wake: () => s.wake() });
+  if (giveBack === null) return false;
+  const begun = toBegun(s, deps, item);
+  const { lane } = item;
+  begin(s, item);
+  const sending =
+    target.url === null ? blocked(target.refusal) : send(s, deps, { item, begun, url: target.url });
+  sending
+    .then((sent) => {
+      end(s, lane);
+      giveBack();
+      record(s, deps, item, { begun, sent, isCut: s.cut.signal.aborted });
+      done();
+    })
+    .catch((error: unknown) => {
+      deps.logger.error({ err: error, webhook: s.id }, 'a delivery failed on a bug');
+    });
+  return true;
+}
+
+function toBegun(s: Running, deps: DeliveryDeps, item: Item): Begun {
+  const { event, sequence, epoch, tries, lane, replayId } = item;
+  if (event === null) throw new Error('an event is sent before it was read');
+  const mailDomain = s.row.mailDomain === null ? null : String(s.row.mailDomain);
+  const isProbe = s.breaker.state === 'open';
+  const isRetry = lane === null || tries > 0;
+  const kind = replayId !== null ? 'replay' : isProbe ? 'probe' : isRetry ? 'retry' : 'live';
+  const now = deps.clock.now();
+  return {
+    kind,
+    startedAt: now,
+    body: renderPayload(event, { sequence, epoch, mailDomain }),
+    signedBy: livingSecrets(s, now).join(' '),
+  };
+}
+
+/** Fingerprints of the secrets that sign now, the newest first. */
+const livingSecrets = ({ row, secrets }: Running, now: Date): readonly string[] =>
+  row.secrets
+    .filter(({ until }) => until === null || Date.parse(until) > now.getTime())
+    .map(({ fingerprint }) => fingerprint)
+    .filter((fingerprint) => secrets.has(fingerprint));
+
+function send(
+  s: Running,
+  deps: DeliveryDeps,
+  { item, begun, url }: Readonly<{ item: Item; begun: Begun; url: URL }>,
+): Promise<Sent> {
+  const { eventId: id, replayId } = item;
+  const { body, startedAt } = begun;
+  const timestampSeconds = Math.floor(startedAt.getTime() / 1_000);
+  const secrets = begun.signedBy
+    .split(' ')
+    .flatMap((fingerprint) => s.secrets.get(fingerprint) ?? []);
+  if (secrets.length === 0) return blocked('the secret of this subscription is not here');
+  return deps.sender.send({
+    url,
+    body,
+    signal: s.cut.signal,
+    headers: {
+      'content-type': 'application/json',
+      'user-agent': USER_AGENT,
+      'webhook-id': id,
+      'webhook-timestamp': String(timestampSeconds),
+      'webhook-signature': signDelivery({ id, timestampSeconds, body, secrets }),
+      ...(replayId === null ? {} : { 'webhook-replay': String(replayId) }),
+    },
+  });
+}
+
+const blocked = async (why: string): Promise<Sent> => ({
+  reply: { status: null, failure: 'blocked' },
+  ms: 0,
+  peer: null,
+  error: why,
+  excerpt: null,
+});

@@ -1,0 +1,106 @@
+import type { ParkCause } from '../domain/webhook.ts';
+import type { Item } from './lane.ts';
+import { commandWebhook, recordNote } from './notes.ts';
+import { endReplays } from './replays.ts';
+import { type DeliveryDeps, isFull, keep, markDirty, type Running, release } from './running.ts';
+
+const HOUR_MS = 3_600_000;
+/** Hours without success after which somebody is told. */
+const NOTICE_HOURS = [1, 24, 72, 96] as const;
+/** Then deliveries end, until somebody enables them. The cursor stays. */
+const OUTAGE_HOURS_MAX = 120;
+
+/** What is recorded in the log before it counts, in the order in which it happened. */
+export async function chores(s: Running, deps: DeliveryDeps): Promise<void> {
+  noticeOutage(s, deps.clock.nowMs());
+  for (let next = s.toNote[0]; next !== undefined; next = s.toNote[0]) {
+    await recordNote(deps, s.row, next);
+    s.toNote.shift();
+  }
+  for (let next = s.toPark[0]; next !== undefined; next = s.toPark[0]) {
+    await park(s, deps, next);
+    s.toPark.shift();
+  }
+  if (s.toDisable !== null) await disable(s, deps);
+  await endReplays(s, deps);
+  await noticeBacklog(s, deps);
+}
+
+async function disable(s: Running, deps: DeliveryDeps): Promise<void> {
+  if (s.toDisable === null) return;
+  const cause = s.toDisable;
+  const revision = await commandWebhook(deps, s.row, { type: 'DisableWebhook', cause });
+  // Until the read model says so, too; an older row is not taken for news.
+  s.row = { ...s.row, status: 'disabled', cause, revision: revision ?? s.row.revision };
+  s.toDisable = null;
+  deps.logger.warn({ webhook: s.id, cause }, 'a webhook was disabled');
+}
+
+function noticeOutage(s: Running, nowMs: number): void {
+  const { failingSinceMs, notices } = s.breaker;
+  if (failingSinceMs === null || s.row.status !== 'active') return;
+  const hours = (nowMs - failingSinceMs) / HOUR_MS;
+  if (hours >= OUTAGE_HOURS_MAX) {
+    s.toDisable ??= 'outage';
+    // Enabling it gives it the whole time again.
+    s.breaker = { ...s.breaker, failingSinceMs: null, notices: 0 };
+    return;
+  }
+  const passed = NOTICE_HOURS.filter((notice) => hours >= notice).length;
+  if (passed <= notices) return;
+  const since = new Date(failingSinceMs).toISOString();
+  const notice = NOTICE_HOURS[passed - 1] ?? 0;
+  s.toNote.push({
+    note: { type: 'webhook.failing', data: { since, hours: notice, cause: causeOf(s) } },
+    occasion: `failing/${since}/${notice}`,
+    atMs: failingSinceMs,
+  });
+  s.breaker = { ...s.breaker, notices: passed };
+  markDirty(s, nowMs);
+}
+
+const causeOf = (s: Running): string =>
+  s.live.again[0]?.lastOutcome ?? [...s.retries.values()][0]?.lastOutcome ?? 'failing';
+
+/** Given up: the event first, then the row, so that nothing is given up that the log does not tell. */
+async function park(
+  s: Running,
+  deps: DeliveryDeps,
+  { item, cause }: Readonly<{ item: Item; cause: ParkCause }>,
+): Promise<void> {
+  const nowMs = deps.clock.nowMs();
+  const { eventId, position, tries } = item;
+  item.firstFailedAtMs ??= nowMs;
+  await recordNote(deps, s.row, {
+    note: {
+      type: 'webhook.event_parked',
+      data: { event_id: eventId, position: String(position), tries: tries + 1, cause },
+    },
+    occasion: `parked/${position}`,
+    atMs: item.firstFailedAtMs,
+  });
+  item.dueAtMs = nowMs;
+  if (item.lane !== null) {
+    const { lane } = item;
+    lane.again = lane.again.filter((other) => other !== item);
+  }
+  item.state = 'over';
+  s.retries.delete(position);
+  keep(s, item, false, 'parked');
+  s.parked += 1;
+  markDirty(s, nowMs);
+  release(s, item);
+}
+
+async function noticeBacklog(s: Running, deps: DeliveryDeps): Promise<void> {
+  if (!isFull(s)) {
+    s.isBacklogTold = false;
+    return;
+  }
+  if (s.isBacklogTold) return;
+  const retries = s.retries.size + s.parked;
+  const atMs = deps.clock.nowMs();
+  const note = { type: 'webhook.backlog', data: { retries } } as const;
+  await recordNote(deps, s.row, { note, occasion: `backlog/${atMs}`, atMs });
+  s.isBacklogTold = true;
+}

@@ -1,0 +1,166 @@
+import type { Position } from '../eventlog/eventlog.ts';
+import type { PreparedDelivery } from '../projections/webhook-payload.ts';
+import type { Feed, Matched, Place } from './feed.ts';
+
+/** One event on its way to one endpoint. */
+export type Item = {
+  readonly position: Position;
+  readonly eventId: string;
+  readonly key: string;
+  readonly epoch: number;
+  readonly sequence: number | null;
+  /** Null until it is needed: the retry set holds places, not events. */
+  event: PreparedDelivery | null;
+  /** Where it was read; null for what is behind the cursor and tried again by itself. */
+  lane: Lane | null;
+  state: 'fresh' | 'blocked' | 'waiting' | 'sending' | 'over';
+  /** Failed tries that count. */
+  tries: number;
+  dueAtMs: number;
+  firstFailedAtMs: number | null;
+  lastOutcome: string | null;
+  replayId: bigint | null;
+};
+
+/**
+ * The events between a low watermark and how far was read, in order: each is over (delivered, or in the
+ * retry set) or still to be sent. What has no mark in the database yet is `fresh` and must not be sent.
+ */
+export type Lane = {
+  readonly feed: Feed;
+  /** Null: the subscription's own cursor. */
+  readonly replay: Replay | null;
+  items: Item[];
+  fresh: Item[];
+  /** Marked, and not tried yet. */
+  ready: Item[];
+  /** Tried, and not over. */
+  again: Item[];
+  sending: number;
+  sentTo: Position;
+  delivered: bigint;
+  failed: bigint;
+};
+
+/** What is sent again, and what of it a former owner may have sent already. */
+export type Replay = Readonly<{
+  id: bigint;
+  until: Position;
+  eventTypes: readonly string[] | null;
+  doubtUntil: Position;
+  known: ReadonlySet<Position>;
+}>;
+
+export function createLane(
+  feed: Feed,
+  start: Readonly<{
+    sentTo: Position;
+    replay?: Lane['replay'];
+    delivered?: bigint;
+    failed?: bigint;
+  }>,
+): Lane {
+  const { sentTo, replay = null, delivered = 0n, failed = 0n } = start;
+  const lists = { items: [], fresh: [], ready: [], again: [] };
+  return { feed, replay, ...lists, sending: 0, sentTo, delivered, failed };
+}
+
+export const toItem = (lane: Lane, { event, epoch, sequence }: Matched): Item => ({
+  position: event.position,
+  eventId: event.eventId,
+  key: event.key,
+  epoch,
+  sequence,
+  event,
+  lane,
+  state: 'fresh',
+  tries: 0,
+  dueAtMs: 0,
+  firstFailedAtMs: null,
+  lastOutcome: null,
+  replayId: lane.replay?.id ?? null,
+});
+
+/** Everything at or below it is over; forgets what is. */
+export function lowWatermark(lane: Lane): Place {
+  let over = 0;
+  while (lane.items[over]?.state === 'over') over += 1;
+  if (over > 0) lane.items.splice(0, over);
+  const [first] = lane.items;
+  return first === undefined ? lane.feed.place() : before(first);
+}
+
+const before = ({ epoch, position, sequence }: Item): Place => ({
+  epoch,
+  position: position - 1n,
+  sequence: Math.max(0, (sequence ?? 1) - 1),
+});
+
+/** Marks the next of what is fresh; they may be sent once the mark is in the database. */
+export function takeFresh(lane: Lane, max: number): readonly Item[] {
+  return lane.fresh.splice(0, max);
+}
+
+/** Up to where something may have been sent, with these. */
+export function sentToWith(lane: Lane, marked: readonly Item[]): Position {
+  const last = marked.at(-1)?.position ?? 0n;
+  return last > lane.sentTo ? last : lane.sentTo;
+}
+
+/** Takes back the marks of what has not been tried, so that a crash does not cast doubt on it. */
+export function unmark(lane: Lane): void {
+  for (const item of lane.ready) item.state = 'fresh';
+  lane.fresh = [...lane.ready, ...lane.fresh];
+  lane.ready = [];
+  const tried = lane.items.findLast(({ state }) => state !== 'fresh' && state !== 'blocked');
+  const fresh = lane.fresh[0]?.position;
+  const low = lowWatermark(lane).position;
+  const highest = tried !== undefined && tried.position > low ? tried.position : low;
+  // Marks are taken back from the end only.
+  if (fresh !== undefined && fresh <= highest) return;
+  lane.sentTo = highest;
+}
+
+/** Events of one key go one after the other: who comes first goes, the others wait behind it. */
+export type KeyGate = Readonly<{
+  /** True when it may go. */
+  enter: (item: Item) => boolean;
+  /** Who is ahead of it, null when it may go. */
+  ahead: (item: Item) => Item | null;
+  /** Who waits behind it. */
+  behind: (item: Item) => readonly Item[];
+  /** It is over; the one that may go now, if any. */
+  leave: (item: Item) => Item | null;
+}>;
+
+export function createKeyGate(isOrdered: () => boolean): KeyGate {
+  const queues = new Map<string, Item[]>();
+  return {
+    enter(item) {
+      if (!isOrdered()) return true;
+      const queue = queues.get(item.key);
+      if (queue === undefined) {
+        queues.set(item.key, [item]);
+        return true;
+      }
+      queue.push(item);
+      return false;
+    },
+    ahead(item) {
+      const first = queues.get(item.key)?.[0] ?? null;
+      return first === item ? null : first;
+    },
+    behind(item) {
+      const queue = queues.get(item.key) ?? [];
+      return queue.slice(queue.indexOf(item) + 1);
+    },
+    leave(item) {
+      const queue = queues.get(item.key);
+      if (queue === undefined) return null;
+      const index = queue.indexOf(item);
+      if (index !== -1) queue.splice(index, 1);
+      if (queue.length === 0) queues.delete(item.key);
+      return index === 0 ? (queue[0] ?? null) : null;
+    },
+  };
+}

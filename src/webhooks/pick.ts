@@ -1,0 +1,70 @@
+import { allowance } from './breaker.ts';
+import type { Item, Lane } from './lane.ts';
+import { type DeliveryDeps, mayDeliver, type Running, SLOTS } from './running.ts';
+
+/** New events and retries leave each other a quarter of the slots; replays have no more than that. */
+const RESERVED = SLOTS / 4;
+
+/** How many deliveries may be under way now. */
+export const allowedNow = (s: Running, deps: DeliveryDeps, nowMs: number): number =>
+  mayDeliver(s, deps, nowMs) ? allowance(s.breaker, SLOTS, nowMs) : 0;
+
+/** Takes the next event that may be sent, or null. Everything it can take has its mark. */
+export function pick(s: Running, deps: DeliveryDeps, nowMs: number): Item | null {
+  if (s.inFlight >= allowedNow(s, deps, nowMs)) return null;
+  // An endpoint that is down is looked at with what has waited longest.
+  if (s.breaker.state === 'open') return pickProbe(s, nowMs);
+  const hasLive = s.live.ready.length > 0 || hasDue(s.live, nowMs);
+  const hasRetry = s.marked.length > 0;
+  if (hasLive && !(hasRetry && s.live.sending >= SLOTS - RESERVED)) return pickFrom(s.live, nowMs);
+  if (hasRetry && !(hasLive && s.retriesInFlight >= SLOTS - RESERVED)) {
+    return s.marked.shift() ?? null;
+  }
+  for (const lane of s.replays) {
+    if (lane.sending >= RESERVED) continue;
+    const item = pickFrom(lane, nowMs);
+    if (item !== null) return item;
+  }
+  return null;
+}
+
+const isReady = (item: Item, nowMs: number) => item.state === 'waiting' && item.dueAtMs <= nowMs;
+const hasDue = (lane: Lane, nowMs: number) => lane.again.some((item) => isReady(item, nowMs));
+
+function pickFrom(lane: Lane, nowMs: number): Item | null {
+  const due = lane.again.find((item) => isReady(item, nowMs));
+  return due ?? lane.ready.shift() ?? null;
+}
+
+function pickProbe(s: Running, nowMs: number): Item | null {
+  const isTried = ({ state, dueAtMs }: Item) => state === 'waiting' && Number.isFinite(dueAtMs);
+  for (const lane of [s.live, ...s.replays]) {
+    const item = lane.again.find(isTried) ?? lane.ready.shift();
+    if (item !== undefined) return item;
+  }
+  const first = s.marked.findIndex((item) => item.dueAtMs <= nowMs);
+  return first === -1 ? null : (s.marked.splice(first, 1)[0] ?? null);
+}
+
+/** Retries whose time has come and that have no mark yet, as many as could go. */
+export function dueRetries(s: Running, nowMs: number, max: number): readonly Item[] {
+  const due: Item[] = [];
+  for (const item of s.retries.values()) {
+    if (due.length + s.marked.length >= max) break;
+    if (isReady(item, nowMs) && !s.marked.includes(item)) due.push(item);
+  }
+  return due;
+}
+
+/** When something will be due that is not now; null when only news can change anything. */
+export function nextDueAt(s: Running): number | null {
+  const times = [s.quietUntilMs, s.breaker.state === 'open' ? s.breaker.probeAtMs : 0];
+  for (const item of s.live.again) if (item.state === 'waiting') times.push(item.dueAtMs);
+  let soonest = Number.POSITIVE_INFINITY;
+  for (const item of s.retries.values()) {
+    if (item.state === 'waiting' && item.dueAtMs < soonest) soonest = item.dueAtMs;
+  }
+  times.push(soonest);
+  const future = times.filter((time) => time > 0 && Number.isFinite(time));
+  return future.length === 0 ? null : Math.min(...future);
+}

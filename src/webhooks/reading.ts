@@ -1,0 +1,44 @@
+import type { Matched } from './feed.ts';
+import { type Lane, toItem } from './lane.ts';
+import { unknownAttempt } from './record.ts';
+import {
+  AHEAD_MAX,
+  type DeliveryDeps,
+  isFull,
+  markDirty,
+  moveToRetries,
+  PAGE_EVENTS,
+  type Running,
+} from './running.ts';
+
+/** Reads on, so that there is always a page at hand; of an endpoint on probation only what may go. */
+export async function fill(s: Running, deps: DeliveryDeps, allowed: number): Promise<void> {
+  for (const lane of [s.live, ...s.replays]) {
+    const waiting = lane.fresh.length + lane.ready.length + lane.again.length;
+    const wanted = s.breaker.state === 'closed' ? PAGE_EVENTS : allowed;
+    if (waiting >= wanted || lane.items.length >= AHEAD_MAX || isFull(s)) continue;
+    for (const matched of await lane.feed.next(wanted)) add(s, deps, lane, matched);
+  }
+}
+
+function add(s: Running, deps: DeliveryDeps, lane: Lane, matched: Matched): void {
+  const { replay } = lane;
+  if (replay?.eventTypes?.includes(matched.event.type) === false) return;
+  const item = toItem(lane, matched);
+  const doubt = replay === null ? s.doubt : { until: replay.doubtUntil, delivered: replay.known };
+  if (item.position <= doubt.until) {
+    if (doubt.delivered.has(item.position)) return;
+    if (replay === null && s.retries.has(item.position)) return;
+    if (!s.doubt.isClean) s.attempts.push(unknownAttempt(item, deps.clock.now()));
+    markDirty(s, deps.clock.nowMs());
+  }
+  lane.items.push(item);
+  // A replay keeps its own order, and nobody waits for it.
+  if (replay !== null || s.gate.enter(item)) {
+    lane.fresh.push(item);
+    return;
+  }
+  item.state = 'blocked';
+  // Behind one that may take days it must not hold up the cursor.
+  if (s.gate.ahead(item)?.lane === null) moveToRetries(s, item, deps.clock.nowMs());
+}

@@ -1,0 +1,219 @@
+import { createHash } from 'node:crypto';
+import type { Attempt, AttemptKind } from '../db/webhook-attempts.ts';
+import { afterFailure, afterSuccess } from './breaker.ts';
+import { type Item, unmark } from './lane.ts';
+import {
+  type DeliveryDeps,
+  keep,
+  markDirty,
+  moveToRetries,
+  type Running,
+  release,
+  SLOTS,
+} from './running.ts';
+import { nextTryAt } from './schedule.ts';
+import type { Sent } from './send.ts';
+import { judge, type Verdict } from './verdict.ts';
+
+/** One try as it was begun. */
+export type Begun = Readonly<{
+  kind: AttemptKind;
+  startedAt: Date;
+  body: string;
+  /** Fingerprints of the secrets that signed. */
+  signedBy: string;
+}>;
+
+/** Takes in what came of one try; nothing of it counts before it is put down with the cursor. */
+export function record(
+  s: Running,
+  deps: DeliveryDeps,
+  item: Item,
+  { begun, sent, isCut }: Readonly<{ begun: Begun; sent: Sent; isCut: boolean }>,
+): void {
+  const nowMs = deps.clock.nowMs();
+  // Ended by ourselves in the middle: nobody knows whether it arrived.
+  const isUnknown = isCut && sent.reply.failure === 'no_answer';
+  const verdict: Verdict = isUnknown
+    ? { outcome: 'unknown', event: 'hold', health: 'unsaid', disable: null, quietMs: null }
+    : judge(sent.reply, nowMs);
+  s.attempts.push(toAttempt(item, { begun, sent, outcome: verdict.outcome }));
+  deps.onAttempt(verdict.outcome, sent.ms);
+  item.lastOutcome = verdict.outcome;
+  markDirty(s, nowMs);
+  const wasClosed = s.breaker.state === 'closed';
+  judgeHealth(s, deps, item, { verdict, nowMs });
+  if (verdict.disable !== null) s.toDisable ??= verdict.disable;
+  if (verdict.quietMs !== null) s.quietUntilMs = Math.max(s.quietUntilMs, nowMs + verdict.quietMs);
+  settleItem(s, deps, item, { verdict, nowMs });
+  if (verdict.event === 'delivered') keepPending(s, nowMs);
+  if (wasClosed && s.breaker.state === 'open') onOpened(s);
+}
+
+function judgeHealth(
+  s: Running,
+  deps: DeliveryDeps,
+  item: Item,
+  { verdict, nowMs }: Readonly<{ verdict: Verdict; nowMs: number }>,
+): void {
+  const { breaker } = s;
+  if (verdict.health === 'well') {
+    if (breaker.notices > 0 && breaker.failingSinceMs !== null) {
+      const since = new Date(breaker.failingSinceMs).toISOString();
+      s.toNote.push({
+        note: { type: 'webhook.recovered', data: { since } },
+        occasion: `recovered/${since}`,
+        atMs: breaker.failingSinceMs,
+      });
+    }
+    s.breaker = afterSuccess(breaker, SLOTS, nowMs);
+  } else if (verdict.health !== 'unsaid') {
+    const { position } = item;
+    const isCertain = verdict.health === 'gone_bad';
+    s.breaker = afterFailure(breaker, { position, isCertain, nowMs, random: deps.random });
+    if (isCertain && s.breaker.notices === 0) {
+      const since = new Date(s.breaker.failingSinceMs ?? nowMs).toISOString();
+      const data = { since, hours: 0, cause: verdict.outcome };
+      const note = { type: 'webhook.failing', data } as const;
+      s.toNote.push({ note, occasion: `failing/${since}/0`, atMs: Date.parse(since) });
+      s.breaker = { ...s.breaker, notices: 1 };
+    }
+  }
+}
+
+function settleItem(
+  s: Running,
+  deps: DeliveryDeps,
+  item: Item,
+  { verdict, nowMs }: Readonly<{ verdict: Verdict; nowMs: number }>,
+): void {
+  switch (verdict.event) {
+    case 'delivered':
+      if (item.lane === null) {
+        s.retries.delete(item.position);
+        s.kept.delete(item.position);
+        s.done.add(item.position);
+      } else {
+        item.lane.delivered += 1n;
+        leaveLane(item);
+      }
+      item.state = 'over';
+      release(s, item);
+      return;
+    case 'park':
+      stayPut(s, item);
+      s.toPark.push({ item, cause: 'aborted_by_receiver' });
+      // Not to be picked again before it is parked.
+      item.dueAtMs = Number.POSITIVE_INFINITY;
+      return;
+    case 'hold':
+      stayPut(s, item);
+      if (item.lane === null) keep(s, item, false);
+      return;
+    case 'retry':
+      retryLater(s, deps, item, nowMs);
+  }
+}
+
+function retryLater(s: Running, deps: DeliveryDeps, item: Item, nowMs: number): void {
+  stayPut(s, item);
+  item.firstFailedAtMs ??= nowMs;
+  if (s.breaker.state !== 'closed') {
+    // The endpoint's fault: this event's tries are not spent on it.
+    if (item.lane === null) keep(s, item, false);
+    return;
+  }
+  item.tries += 1;
+  const dueAtMs = nextTryAt(item.tries, nowMs, deps.random);
+  if (dueAtMs === null) {
+    s.toPark.push({ item, cause: 'gave_up' });
+    item.dueAtMs = Number.POSITIVE_INFINITY;
+    return;
+  }
+  item.dueAtMs = dueAtMs;
+  if (item.lane === null) keep(s, item, false);
+  else if (item.lane.replay !== null) {
+    item.lane.failed += 1n;
+    moveToRetries(s, item, nowMs);
+    // Failed alone for the second time, with nobody to say whose fault it is: others need not wait for it.
+  } else if (item.tries > 1) moveToRetries(s, item, nowMs);
+}
+
+/** Something arrived: what failed before it failed by itself. */
+function keepPending(s: Running, nowMs: number): void {
+  for (const item of [...s.live.again]) {
+    if (item.state === 'waiting' && item.tries > 0 && Number.isFinite(item.dueAtMs)) {
+      moveToRetries(s, item, nowMs);
+    }
+  }
+}
+
+/** It is the endpoint: what failed has used up no tries, and nothing more is marked as if it were sent. */
+function onOpened(s: Running): void {
+  for (const item of s.live.again) {
+    if (!Number.isFinite(item.dueAtMs)) continue;
+    item.tries = 0;
+    item.dueAtMs = 0;
+  }
+  for (const lane of [s.live, ...s.replays]) unmark(lane);
+  for (const item of s.marked.splice(0)) {
+    item.state = 'waiting';
+    keep(s, item, false);
+  }
+}
+
+function stayPut(s: Running, item: Item): void {
+  item.state = 'waiting';
+  const { lane } = item;
+  if (lane !== null && !lane.again.includes(item)) lane.again.push(item);
+  if (lane === null) s.retries.set(item.position, item);
+}
+
+function leaveLane(item: Item): void {
+  const { lane } = item;
+  if (lane === null) return;
+  const index = lane.again.indexOf(item);
+  if (index !== -1) lane.again.splice(index, 1);
+}
+
+function toAttempt(
+  item: Item,
+  { begun, sent, outcome }: Readonly<{ begun: Begun; sent: Sent; outcome: string }>,
+): Attempt {
+  return {
+    position: item.position,
+    startedAt: begun.startedAt,
+    eventId: item.eventId,
+    type: item.event?.type ?? '',
+    kind: begun.kind,
+    tries: item.tries + 1,
+    outcome,
+    status: sent.reply.status,
+    ms: sent.ms,
+    bodySha256: createHash('sha256').update(begun.body).digest(),
+    signedBy: begun.signedBy,
+    peer: sent.peer,
+    replayId: item.replayId,
+    error: sent.error,
+    excerpt: sent.excerpt,
+  };
+}
+
+/** The mark that a crash has left: something may have been sent, and nothing was put down. */
+export const unknownAttempt = (item: Item, startedAt: Date): Attempt => ({
+  position: item.position,
+  startedAt,
+  eventId: item.eventId,
+  type: item.event?.type ?? '',
+  kind: item.replayId !== null ? 'replay' : item.lane === null ? 'retry' : 'live',
+  tries: item.tries + 1,
+  outcome: 'unknown',
+  status: null,
+  ms: 0,
+  bodySha256: null,
+  signedBy: null,
+  peer: null,
+  replayId: item.replayId,
+  error: 'its sender ended before it had an answer',
+  excerpt: null,
+});

@@ -1,0 +1,105 @@
+import { findDelivered } from '../db/webhook-attempts.ts';
+import type { CursorRow } from '../db/webhook-cursors.ts';
+import { countRetries, listRetries } from '../db/webhook-retries.ts';
+import type { WebhookRow } from '../projections/webhooks.ts';
+import { fromKept } from './breaker.ts';
+import { createFeed } from './feed.ts';
+import { createKeyGate, createLane, type Item } from './lane.ts';
+import { unknownAttempt } from './record.ts';
+import { loadEvents, openReplays } from './replays.ts';
+import { type DeliveryDeps, keep, markDirty, RETRIES_MAX, type Running } from './running.ts';
+
+/** Everything as the last owner has put it down, and what it has left in doubt. */
+export async function recover(
+  deps: DeliveryDeps,
+  cursor: CursorRow,
+  row: WebhookRow,
+): Promise<Running> {
+  const { pool, clock } = deps;
+  const { webhookId: id, place } = cursor;
+  const [secrets, delivered, rows, { parked }] = await Promise.all([
+    deps.secretsOf(id),
+    findDelivered(pool, id, { after: place.position, until: place.sentTo, replayId: null }),
+    listRetries(pool, id, { state: 'retrying', after: -1n, limit: RETRIES_MAX * 2 }),
+    countRetries(pool, id),
+  ]);
+  const { epoch, position, sequence, sentTo } = place;
+  const feed = createFeed(deps, () => s.row, { epoch, position, sequence });
+  const s: Running = {
+    id,
+    token: cursor.token,
+    row,
+    secrets,
+    breaker: fromKept(cursor.breaker),
+    quietUntilMs: cursor.quietUntil?.getTime() ?? 0,
+    live: createLane(feed, { sentTo }),
+    replays: [],
+    retries: new Map(),
+    marked: [],
+    parked,
+    gate: createKeyGate(() => s.row.ordering === 'key'),
+    inFlight: 0,
+    retriesInFlight: 0,
+    attempts: [],
+    kept: new Map(),
+    done: new Set(),
+    dirtySinceMs: null,
+    toNote: [],
+    toPark: [],
+    toDisable: null,
+    isStale: false,
+    settledAtMs: 0,
+    isBacklogTold: false,
+    saved: { position, sentTo, atMs: clock.nowMs() },
+    doubt: { until: sentTo, delivered, isClean: place.isClean },
+    phase: 'running',
+    wake: () => undefined,
+    cut: new AbortController(),
+  };
+  const doubtful = addRetries(s, rows);
+  await loadEvents(deps, doubtful);
+  for (const item of doubtful) {
+    s.attempts.push(unknownAttempt(item, clock.now()));
+    keep(s, item, false);
+    markDirty(s, clock.nowMs());
+  }
+  await openReplays(s, deps);
+  return s;
+}
+
+/** Takes up what others have put into the retry set, and replays that were asked for or taken back. */
+export async function refresh(s: Running, deps: DeliveryDeps): Promise<void> {
+  s.isStale = false;
+  const selection = { state: 'retrying', after: -1n, limit: RETRIES_MAX * 2 } as const;
+  const rows = await listRetries(deps.pool, s.id, selection);
+  const { parked } = await countRetries(deps.pool, s.id);
+  const isSettling = ({ position }: (typeof rows)[number]) =>
+    s.done.has(position) || s.kept.has(position);
+  // Of those the database is not up to date yet: once it is, they are looked at again.
+  s.isStale = rows.some(isSettling);
+  s.parked = parked + [...s.kept.values()].filter(({ state }) => state === 'parked').length;
+  addRetries(
+    s,
+    rows.filter((row) => !s.retries.has(row.position) && !isSettling(row)),
+  );
+  await openReplays(s, deps);
+}
+
+/** The retry set as it is kept; those that were marked as being sent when their owner ended. */
+function addRetries(s: Running, rows: Awaited<ReturnType<typeof listRetries>>): Item[] {
+  const doubtful: Item[] = [];
+  for (const row of rows) {
+    const item: Item = {
+      ...{ position: row.position, eventId: row.eventId, key: row.key, epoch: row.epoch },
+      ...{ sequence: row.sequence, event: null, lane: null, state: 'waiting', tries: row.tries },
+      dueAtMs: row.dueAt.getTime(),
+      firstFailedAtMs: row.firstFailedAt.getTime(),
+      lastOutcome: row.lastOutcome,
+      replayId: row.replayId,
+    };
+    if (!s.gate.enter(item)) item.state = 'blocked';
+    s.retries.set(row.position, item);
+    if (row.isSending) doubtful.push(item);
+  }
+  return doubtful;
+}

@@ -1,0 +1,121 @@
+import { type ReplayProgress, type Settlement, settle } from '../db/webhook-cursors.ts';
+import type { Position } from '../eventlog/eventlog.ts';
+import { toKept } from './breaker.ts';
+import { type Item, type Lane, lowWatermark, sentToWith, takeFresh } from './lane.ts';
+import { type DeliveryDeps, keep, PAGE_EVENTS, type Running } from './running.ts';
+
+/** What is put down is put down together, at the latest after this time: so much a crash leaves in doubt. */
+export const FLUSH_MS = 25;
+/** While others are under way, marks are given no more often: each costs a write to the disk. */
+export const PACE_MS = 10;
+/** A cursor that moved over events of no interest is saved at most this often. */
+const IDLE_POSITIONS = 5_000n;
+const IDLE_MS = 60_000;
+
+/** Events that are to be sent next and need their mark first. */
+export type Wanted = Readonly<{
+  lanes: readonly Readonly<{ lane: Lane; items: readonly Item[] }>[];
+  retries: readonly Item[];
+}>;
+
+/** True when a round is due: something waits for its mark, or has waited long enough to be put down. */
+export function isDue(s: Running, wanted: Wanted, nowMs: number): boolean {
+  if (wanted.retries.length > 0 || wanted.lanes.some(({ items }) => items.length > 0)) return true;
+  if (s.dirtySinceMs !== null) {
+    return s.attempts.length >= PAGE_EVENTS || nowMs - s.dirtySinceMs >= FLUSH_MS;
+  }
+  const { position } = lowWatermark(s.live);
+  const moved = position - s.saved.position;
+  return moved >= IDLE_POSITIONS || (moved > 0n && nowMs - s.saved.atMs >= IDLE_MS);
+}
+
+/** True when marks may be given now: at once where nothing is under way, else in good company. */
+export const mayMark = (s: Running): boolean =>
+  (s.inFlight === 0 && s.live.ready.length === 0) || performance.now() - s.settledAtMs >= PACE_MS;
+
+/** How many may get their marks: a page, or of an endpoint on probation no more than may go. */
+export function takeWanted(s: Running, allowed: number, due: readonly Item[]): Wanted {
+  const isWide = s.breaker.state === 'closed';
+  const lanes = [s.live, ...s.replays].map((lane) => {
+    const room = Math.max(0, (isWide ? PAGE_EVENTS : allowed) - lane.ready.length);
+    return { lane, items: allowed === 0 ? [] : takeFresh(lane, room) };
+  });
+  return { lanes, retries: allowed === 0 ? [] : due };
+}
+
+/**
+ * Puts down what has come of deliveries and marks what is sent next, in one statement. False when another
+ * owner has the subscription. When the database is away nothing is forgotten, and the error is thrown.
+ */
+export async function settleRound(
+  s: Running,
+  deps: DeliveryDeps,
+  wanted: Wanted,
+  isClean = false,
+): Promise<boolean> {
+  for (const item of wanted.retries) keep(s, item, true);
+  const batch = toBatch(s, wanted, isClean);
+  const { attempts, kept, done } = s;
+  s.attempts = [];
+  s.kept = new Map();
+  s.done = new Set();
+  s.dirtySinceMs = null;
+  let isOurs: boolean;
+  try {
+    isOurs = await settle(deps.pool, batch);
+  } catch (error) {
+    s.attempts = [...attempts, ...s.attempts];
+    // What came since is newer.
+    s.kept = new Map([...[...kept].filter(([at]) => !s.done.has(at)), ...s.kept]);
+    s.done = new Set([...[...done].filter((at) => !s.kept.has(at)), ...s.done]);
+    s.dirtySinceMs = 0;
+    for (const { lane, items } of wanted.lanes) lane.fresh.unshift(...items);
+    throw error;
+  }
+  if (!isOurs) return false;
+  s.settledAtMs = performance.now();
+  s.saved = {
+    position: batch.place.position,
+    sentTo: batch.place.sentTo,
+    atMs: deps.clock.nowMs(),
+  };
+  for (const { lane, items } of wanted.lanes) {
+    lane.sentTo = sentToWith(lane, items);
+    for (const item of items) item.state = 'waiting';
+    lane.ready.push(...items);
+  }
+  s.marked.push(...wanted.retries);
+  return true;
+}
+
+function toBatch(s: Running, wanted: Wanted, isClean: boolean): Settlement {
+  const marksOf = (lane: Lane): Position => {
+    const items = wanted.lanes.find((one) => one.lane === lane)?.items ?? [];
+    return sentToWith(lane, items);
+  };
+  const place = lowWatermark(s.live);
+  const sentTo = marksOf(s.live);
+  return {
+    webhookId: s.id,
+    token: s.token,
+    place: { ...place, sentTo: sentTo > place.position ? sentTo : place.position, isClean },
+    breaker: toKept(s.breaker),
+    quietUntil: s.quietUntilMs > 0 ? new Date(s.quietUntilMs) : null,
+    attempts: s.attempts,
+    done: [...s.done],
+    kept: [...s.kept.values()],
+    replays: s.replays.map((lane) => toProgress(lane, marksOf(lane))),
+  };
+}
+
+function toProgress(lane: Lane, sentTo: Position): ReplayProgress {
+  const { position } = lowWatermark(lane);
+  const { delivered, failed, replay } = lane;
+  return {
+    id: replay?.id ?? 0n,
+    position,
+    sentTo: sentTo > position ? sentTo : position,
+    delivered,
+    failed,
+  };
+}

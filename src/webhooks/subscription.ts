@@ -1,0 +1,178 @@
+import type { KeyObject } from 'node:crypto';
+import { type CursorRow, releaseCursor } from '../db/webhook-cursors.ts';
+import { isConnectionError } from '../eventlog/unavailable.ts';
+import type { WebhookRow } from '../projections/webhooks.ts';
+import { attempt } from './attempt.ts';
+import { chores } from './chores.ts';
+import { allowedNow, dueRetries, nextDueAt, pick } from './pick.ts';
+import { fill } from './reading.ts';
+import { recover, refresh } from './recovery.ts';
+import { loadEvents } from './replays.ts';
+import { type DeliveryDeps, PAGE_EVENTS, type Running, SLOTS } from './running.ts';
+import { FLUSH_MS, isDue, mayMark, PACE_MS, settleRound, takeWanted } from './settling.ts';
+
+/** One subscription as this process delivers it, until it is stopped, deleted or taken over. */
+export type Subscription = Readonly<{
+  id: number;
+  wake: () => void;
+  /** How it is set from now on; null when it was deleted. Nothing is begun under the old setting after it. */
+  reload: (row: WebhookRow | null, secrets: ReadonlyMap<string, KeyObject>) => void;
+  /** Lets what is under way end (bounded), puts everything down, and gives the subscription back. */
+  stop: () => Promise<void>;
+  /** Resolves when nothing of it runs any more. */
+  ended: Promise<void>;
+  status: () => Readonly<{
+    position: bigint;
+    retries: number;
+    parked: number;
+    inFlight: number;
+    breaker: string;
+  }>;
+}>;
+
+/** At the latest after this time it is looked whether the clock says something new. */
+const LOOK_MS = 1_000;
+const FAILED_PAUSE_MS = 250;
+/** For what is under way when the process ends; then it is cut, and said to be unknown. */
+const STOP_MS = 5_000;
+
+export async function runSubscription(
+  deps: DeliveryDeps,
+  cursor: CursorRow,
+  row: WebhookRow,
+): Promise<Subscription> {
+  const s = await recover(deps, cursor, row);
+  const ended = run(s, deps);
+  return {
+    id: s.id,
+    wake: () => s.wake(),
+    reload(next, secrets) {
+      s.isStale = true;
+      if (next === null) s.phase = s.phase === 'running' ? 'deleted' : s.phase;
+      // What the worker decided itself is newer than a read model that is behind.
+      else if (next.revision >= s.row.revision) s.row = next;
+      s.secrets = secrets;
+      s.wake();
+    },
+    async stop() {
+      if (s.phase === 'running') s.phase = 'stopping';
+      s.wake();
+      await ended;
+    },
+    ended,
+    status: () => ({
+      position: s.saved.position,
+      retries: s.retries.size,
+      parked: s.parked,
+      inFlight: s.inFlight,
+      breaker: s.breaker.state,
+    }),
+  };
+}
+
+async function run(s: Running, deps: DeliveryDeps): Promise<void> {
+  for (;;) {
+    const news = nextNews(s);
+    let pauseMs = 0;
+    try {
+      if (!(await work(s, deps))) break;
+      pauseMs = waitMs(s, deps.clock.nowMs());
+    } catch (error) {
+      if (!isConnectionError(error)) {
+        deps.logger.error({ err: error, webhook: s.id }, 'deliveries failed on a bug');
+      }
+      if (s.phase !== 'running') break;
+      pauseMs = FAILED_PAUSE_MS;
+    }
+    if (pauseMs > 0) await news.within(pauseMs);
+  }
+  s.phase = s.phase === 'running' ? 'fenced' : s.phase;
+  s.cut.abort();
+  if (s.phase !== 'fenced') await releaseCursor(deps.pool, s.id, s.token).catch(() => undefined);
+}
+
+/** One round: read, mark, put down, send. False when there will be no other. */
+async function work(s: Running, deps: DeliveryDeps): Promise<boolean> {
+  if (s.phase === 'stopping' || s.phase === 'deleted') return finish(s, deps);
+  await chores(s, deps);
+  if (s.isStale) await refresh(s, deps);
+  const nowMs = deps.clock.nowMs();
+  const allowed = allowedNow(s, deps, nowMs);
+  if (allowed > 0) await fill(s, deps, allowed);
+  const marks = mayMark(s) ? allowed : 0;
+  const due = marks === 0 ? [] : dueRetries(s, nowMs, Math.min(marks, SLOTS));
+  await loadEvents(deps, due);
+  const known = due.filter(({ event }) => event !== null);
+  const wanted = takeWanted(s, marks, known);
+  if (isDue(s, wanted, nowMs) && !(await settleRound(s, deps, wanted))) {
+    // Another has it: what is under way there is theirs to know of.
+    return false;
+  }
+  dispatch(s, deps);
+  return true;
+}
+
+/** Begins whatever may go now. */
+function dispatch(s: Running, deps: DeliveryDeps): void {
+  for (;;) {
+    const nowMs = deps.clock.nowMs();
+    const item = pick(s, deps, nowMs);
+    if (item === null) return;
+    const isBegun = attempt(s, deps, item, () => {
+      dispatch(s, deps);
+      // Results wait for company, but not for long; and there must be more to send before there is none.
+      const isShort = s.live.ready.length < SLOTS * 2;
+      if (isShort || s.attempts.length >= PAGE_EVENTS || s.toDisable !== null) s.wake();
+    });
+    if (isBegun) continue;
+    if (item.lane === null) s.marked.unshift(item);
+    else if (item.lane.again.includes(item)) return;
+    else item.lane.ready.unshift(item);
+    return;
+  }
+}
+
+/** The end in good order. True while something is still under way. */
+async function finish(s: Running, deps: DeliveryDeps): Promise<boolean> {
+  const deadline = performance.now() + STOP_MS;
+  while (s.inFlight > 0) {
+    if (performance.now() > deadline) s.cut.abort();
+    await nextNews(s).within(FLUSH_MS);
+  }
+  if (s.phase === 'stopping') await chores(s, deps);
+  await settleRound(s, deps, { lanes: [], retries: [] }, true);
+  return false;
+}
+
+function waitMs(s: Running, nowMs: number): number {
+  const hasFresh = [s.live, ...s.replays].some(({ fresh }) => fresh.length > 0);
+  if (hasFresh && s.inFlight > 0) return PACE_MS;
+  if (s.dirtySinceMs !== null) return Math.max(1, s.dirtySinceMs + FLUSH_MS - nowMs);
+  const due = nextDueAt(s);
+  return due === null ? LOOK_MS : Math.min(Math.max(1, due - nowMs), LOOK_MS);
+}
+
+/** News that comes from here on is not missed by a wait that begins later. */
+function nextNews(s: Running): { within: (ms: number) => Promise<void> } {
+  let hasNews = false;
+  let resolve: () => void = () => undefined;
+  s.wake = () => {
+    hasNews = true;
+    resolve();
+  };
+  return {
+    within: (ms) =>
+      new Promise((done) => {
+        if (hasNews) {
+          // Others have their turn, too.
+          setImmediate(done);
+          return;
+        }
+        const timer = setTimeout(done, ms);
+        resolve = () => {
+          clearTimeout(timer);
+          done();
+        };
+      }),
+  };
+}

@@ -1,0 +1,167 @@
+import { type KeyObject, randomUUID } from 'node:crypto';
+import { claimCursors, countSurplus } from '../db/webhook-cursors.ts';
+import type { Position } from '../eventlog/eventlog.ts';
+import { findWebhook } from '../projections/webhooks.ts';
+import { openLease } from './lease.ts';
+import type { DeliveryDeps } from './running.ts';
+import { runSubscription, type Subscription } from './subscription.ts';
+import { startTail } from './tail.ts';
+
+/** All that this process delivers. */
+export type Worker = Readonly<{
+  /** A subscription was changed: when it resolves, nothing is begun any more as it was before. */
+  changed: (id: number) => Promise<void>;
+  subscriptions: () => readonly Subscription[];
+  stop: () => Promise<void>;
+}>;
+
+export type WorkerDeps = Omit<DeliveryDeps, 'tail' | 'holdsLease'> &
+  Readonly<{
+    /** Waits until the read model of subscriptions is at a position; false when it took too long. */
+    caughtUp: (position: Position) => Promise<boolean>;
+  }>;
+
+const TICK_MS = 1_000;
+const RETRY_MS = 200;
+
+/** Delivers every subscription that no other living process has, until stopped. */
+export async function startWorker(deps: WorkerDeps): Promise<Worker> {
+  const workerId = randomUUID();
+  const owned = new Map<number, Subscription>();
+  const lease = openLease(deps.pool, workerId, deps.nodeId);
+  let isStopped = false;
+  const known = async (position: Position) => {
+    while (!isStopped && !(await deps.caughtUp(position))) await pause(RETRY_MS);
+  };
+  const { position: head } = await deps.log.head();
+  // From here on the tail knows of every change; what was before is in the read model by then.
+  await known(head);
+  const tail = startTail(
+    {
+      log: deps.log,
+      logger: deps.logger,
+      isIdle: () => owned.size === 0,
+      onMove: () => {
+        for (const one of owned.values()) one.wake();
+      },
+      async onChanges(position) {
+        await known(position);
+        for (const id of owned.keys()) await claims.changed(id);
+        await claims.claim();
+      },
+    },
+    head,
+  );
+  const delivery: DeliveryDeps = { ...deps, tail, holdsLease: lease.holds };
+  const claims = openClaims(delivery, { workerId, owned, isOver: () => isStopped });
+  const ticker = startTicker(deps, async () => {
+    if (await lease.keep()) await giveUpSurplus(deps, owned);
+    await claims.claim();
+  });
+  await ticker.first;
+  return {
+    changed: claims.changed,
+    subscriptions: () => [...owned.values()],
+    async stop() {
+      isStopped = true;
+      await ticker.stop();
+      await claims.idle();
+      await Promise.all([...owned.values()].map((one) => one.stop()));
+      await tail.stop();
+      // What is given back is free; a worker that says nothing more is found out by its lease.
+      await lease.end().catch(() => undefined);
+    },
+  };
+}
+
+type Claims = Readonly<{
+  claim: () => Promise<void>;
+  changed: (id: number) => Promise<void>;
+  /** Resolves when nothing is being claimed. */
+  idle: () => Promise<void>;
+}>;
+
+function openClaims(
+  deps: DeliveryDeps,
+  process: Readonly<{
+    workerId: string;
+    owned: Map<number, Subscription>;
+    isOver: () => boolean;
+  }>,
+): Claims {
+  const { workerId, owned, isOver } = process;
+  let claiming: Promise<void> = Promise.resolve();
+
+  async function claimFree(): Promise<void> {
+    if (isOver() || !deps.holdsLease()) return;
+    for (const cursor of await claimCursors(deps.pool, workerId, owned.size)) {
+      const row = await findWebhook(deps.pool, cursor.webhookId);
+      if (row === null) continue;
+      // One that was lost to somebody and comes back is another one.
+      await owned.get(row.id)?.ended;
+      const one = await runSubscription(deps, cursor, row);
+      owned.set(row.id, one);
+      void one.ended.then(() => {
+        if (owned.get(row.id) === one) owned.delete(row.id);
+      });
+      // Changed while it was being read.
+      await reload(one);
+    }
+  }
+
+  async function reload(one: Subscription): Promise<void> {
+    const row = await findWebhook(deps.pool, one.id);
+    one.reload(row, row === null ? NO_SECRETS : await deps.secretsOf(one.id));
+  }
+
+  /** One after the other: two at once would count each other's as free. */
+  const claim = (): Promise<void> => {
+    claiming = claiming.catch(() => undefined).then(claimFree);
+    return claiming;
+  };
+  return {
+    claim,
+    async changed(id) {
+      const one = owned.get(id);
+      await (one === undefined ? claim() : reload(one));
+    },
+    idle: () => claiming.catch(() => undefined),
+  };
+}
+
+/** Makes room for workers that have joined. */
+async function giveUpSurplus(
+  { pool }: WorkerDeps,
+  owned: ReadonlyMap<number, Subscription>,
+): Promise<void> {
+  const surplus = await countSurplus(pool, owned.size);
+  for (const one of [...owned.values()].slice(0, surplus)) await one.stop();
+}
+
+function startTicker({ logger }: WorkerDeps, run: () => Promise<void>) {
+  let timer: NodeJS.Timeout | null = null;
+  let isStopped = false;
+  const tick = async () => {
+    try {
+      await run();
+    } catch (error) {
+      logger.warn({ err: error }, 'webhooks wait for the database');
+    }
+    if (!isStopped) timer = setTimeout(again, TICK_MS);
+  };
+  const again = () => {
+    running = tick();
+  };
+  let running = tick();
+  return {
+    first: running,
+    async stop() {
+      isStopped = true;
+      if (timer !== null) clearTimeout(timer);
+      await running;
+    },
+  };
+}
+
+const NO_SECRETS: ReadonlyMap<string, KeyObject> = new Map();
+const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
