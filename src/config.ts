@@ -2,6 +2,7 @@ import { readFileSync, statSync } from 'node:fs';
 import { hostname } from 'node:os';
 import ipaddr from 'ipaddr.js';
 import { z } from 'zod';
+import { withSecretFiles } from './secret-files.ts';
 
 /** Everything that can be set, checked and frozen; `null` means not set. */
 export type Config = Readonly<{
@@ -25,6 +26,11 @@ export type Config = Readonly<{
   /** Where bounces go, as `host:port`. */
   smtpRelay: string | null;
   rspamd: Readonly<{ url: string; password: string | null }> | null;
+  webhooks: Readonly<{
+    /** Ranges that deliveries may go to though they are not public. */
+    allowCidrs: readonly string[];
+    allowHttp: boolean;
+  }>;
   logLevel: string;
   /** For the CLI's HTTP commands. */
   url: string | null;
@@ -116,6 +122,11 @@ const Environment = z.object({
   ),
   MAILGUARD_RSPAMD_URL: optional(z.url({ protocol: /^https?$/, error: 'must be an http(s) URL' })),
   MAILGUARD_RSPAMD_PASSWORD: optional(z.string()),
+  MAILGUARD_WEBHOOK_ALLOW_CIDRS: z.string().default('').transform(splitList),
+  MAILGUARD_WEBHOOK_ALLOW_HTTP: z
+    .enum(['true', 'false'], 'must be true or false')
+    .default('false')
+    .transform((text) => text === 'true'),
   MAILGUARD_LOG_LEVEL: z
     .enum(LOG_LEVELS, `must be one of ${LOG_LEVELS.join(', ')}`)
     .default('info'),
@@ -129,7 +140,7 @@ const Environment = z.object({
  */
 export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
   const problems: string[] = [];
-  const given = withSecretFiles(env, problems);
+  const given = withSecretFiles(env, SECRETS, problems);
   for (const name of Object.keys(given)) {
     if (name.startsWith('MAILGUARD_') && !KNOWN.has(name))
       problems.push(`${name} is not a setting`);
@@ -161,6 +172,10 @@ export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
       e.MAILGUARD_RSPAMD_URL === null
         ? null
         : { url: e.MAILGUARD_RSPAMD_URL, password: e.MAILGUARD_RSPAMD_PASSWORD },
+    webhooks: {
+      allowCidrs: e.MAILGUARD_WEBHOOK_ALLOW_CIDRS,
+      allowHttp: e.MAILGUARD_WEBHOOK_ALLOW_HTTP,
+    },
     logLevel: e.MAILGUARD_LOG_LEVEL,
     url: e.MAILGUARD_URL,
     apiKey: e.MAILGUARD_API_KEY,
@@ -171,8 +186,6 @@ export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
 const WAITING = [
   'MAILGUARD_BOOTSTRAP_EMAIL',
   'MAILGUARD_BOOTSTRAP_PASSWORD',
-  'MAILGUARD_WEBHOOK_ALLOW_CIDRS',
-  'MAILGUARD_WEBHOOK_ALLOW_HTTP',
   'MAILGUARD_LICENSE_PUBLIC_KEY',
   'MAILGUARD_CERT_DIR',
 ];
@@ -213,10 +226,12 @@ function weaknesses(e: Parsed): string[] {
         'or MAILGUARD_TRUSTED_PROXIES',
     );
   }
-  for (const cidr of e.MAILGUARD_TRUSTED_PROXIES) {
-    if (!isCidr(cidr))
-      problems.push(`MAILGUARD_TRUSTED_PROXIES: ${cidr} is not an address or CIDR`);
-    else if (Number(/\/(\d+)$/.exec(cidr)?.[1] ?? 32) < PROXY_BITS_MIN) {
+  for (const name of ['MAILGUARD_TRUSTED_PROXIES', 'MAILGUARD_WEBHOOK_ALLOW_CIDRS'] as const) {
+    const wrong = e[name].filter((cidr) => !isCidr(cidr));
+    problems.push(...wrong.map((cidr) => `${name}: ${cidr} is not an address or CIDR`));
+  }
+  for (const cidr of e.MAILGUARD_TRUSTED_PROXIES.filter(isCidr)) {
+    if (Number(/\/(\d+)$/.exec(cidr)?.[1] ?? 32) < PROXY_BITS_MIN) {
       problems.push(`MAILGUARD_TRUSTED_PROXIES: ${cidr} would trust everybody`);
     }
   }
@@ -259,26 +274,6 @@ function isReadable(path: string): boolean {
   } catch {
     return false;
   }
-}
-
-function withSecretFiles(env: NodeJS.ProcessEnv, problems: string[]): Record<string, string> {
-  const given: Record<string, string> = {};
-  // An empty variable is one that was not set: compose files and units pass them so.
-  for (const [name, value] of Object.entries(env)) if (value) given[name] = value;
-  for (const name of SECRETS) {
-    const path = given[`${name}_FILE`];
-    if (path === undefined) continue;
-    if (given[name] !== undefined) {
-      problems.push(`${name} and ${name}_FILE are both set`);
-      continue;
-    }
-    try {
-      given[name] = readFileSync(path, 'utf8').trim();
-    } catch {
-      problems.push(`${name}_FILE cannot be read`);
-    }
-  }
-  return given;
 }
 
 function splitList(text: string): string[] {

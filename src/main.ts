@@ -12,7 +12,7 @@ import { openRateLimiter } from './api/rate-limiter.ts';
 import { type Clock, systemClock } from './clock.ts';
 import { type Config, requireMasterKeyFile } from './config.ts';
 import { databaseAccount, ensureSecret, makeDataDir, resolveDataDir } from './data-dir.ts';
-import { sweepOrphanCredentials } from './db/credentials.ts';
+import { sweepOrphanCredentials, sweepWebhookSecrets } from './db/credentials.ts';
 import { purgeIdempotencyKeys } from './db/idempotency.ts';
 import { belongsToMasterKey } from './db/installation.ts';
 import { LOCKS } from './db/lock.ts';
@@ -20,6 +20,7 @@ import { migrate } from './db/migrate.ts';
 import { type Database, openDatabase } from './db/open.ts';
 import { openClient, openPool } from './db/pool.ts';
 import { purgeJobs } from './db/quarantine-jobs.ts';
+import { keepAttemptDays } from './db/webhook-attempts.ts';
 import type { EventLog, Position } from './eventlog/eventlog.ts';
 import { openEventLog } from './eventlog/open.ts';
 import { followKeys } from './integrations/key-follower.ts';
@@ -46,6 +47,9 @@ import { purgeDenials } from './projections/rate-limits.ts';
 import { type CronJob, startCronJobs } from './scheduler/cron.ts';
 import { type PeriodicJob, startPeriodicJobs } from './scheduler/periodic.ts';
 import { deriveSecrets, type Secrets } from './secrets.ts';
+import { stopAll } from './stop-all.ts';
+import { openWebhooks, type WebhookOptions, type Webhooks } from './webhooks/open.ts';
+import { endWebhooksOfMailDomain, sweepWebhooks } from './webhooks/orphans.ts';
 
 export type Gateway = Readonly<{
   url: string;
@@ -59,6 +63,7 @@ export type Overrides = Readonly<{
   clock?: Clock;
   validateReplies?: boolean;
   smtp?: Parameters<typeof openQuarantine>[1]['smtp'];
+  webhooks?: Partial<WebhookOptions>;
   /** Something made going on impossible; the process should end. */
   onFatal?: () => void;
 }>;
@@ -110,11 +115,12 @@ export async function startGateway(
     stops.push(() => limiter.flush());
     stops.push(() => activity.flush(true));
     stops.push(jobs.stop);
-    const mail = { pool, log, clock, logger };
-    const settings = { ...config, dir: join(dataDir, 'spool'), smtp: overrides.smtp ?? {} };
-    const quarantine = await openQuarantine(mail, settings);
-    stops.push(quarantine.stop);
-    stops.push(startCronJobs(pool, cronJobsOf({ ...mail, ...quarantine, nodeId }), logger).stop);
+    const effects = { pool, log, clock, logger, secrets, nodeId, projector };
+    const { quarantine, webhooks } = await openEffects(
+      effects,
+      { config, overrides, dataDir },
+      stops,
+    );
     const stopping = stopSignal();
     const context: Context = {
       config,
@@ -133,10 +139,11 @@ export async function startGateway(
       mailDomainHistory: mailDomainHistory(log),
       metrics,
       quarantine,
+      webhooks,
       onStop: stopping.onStop,
       isStopping: stopping.isStopping,
       warnings: database.warnings,
-      finishMailDomainDeletion: (id, meta) => finishDeletion({ pool, log, liveKeys }, id, meta),
+      finishMailDomainDeletion: (id, meta) => finishDeletion({ ...effects, liveKeys }, id, meta),
       unready: () => unready(database, projector, stopping),
     };
     observeGateway(context);
@@ -148,19 +155,27 @@ export async function startGateway(
   }
 }
 
-/**
- * Stops everything, last started first. What one part cannot save keeps no other, the database's process
- * among them, from ending; the first failure is thrown when all have ended.
- */
-async function stopAll(stops: (() => Promise<unknown>)[], logger: Logger): Promise<void> {
-  const failures: unknown[] = [];
-  for (let stop = stops.pop(); stop !== undefined; stop = stops.pop()) {
-    await stop().catch((error: unknown) => {
-      logger.error({ err: error }, 'a part did not stop well');
-      failures.push(error);
-    });
-  }
-  if (failures.length > 0) throw failures[0];
+/** What reaches outside: held mail and webhooks, and the jobs that look after them. */
+async function openEffects(
+  deps: Pick<Context, 'pool' | 'log' | 'clock' | 'logger' | 'secrets' | 'projector'> &
+    Readonly<{ nodeId: string }>,
+  {
+    config,
+    overrides,
+    dataDir,
+  }: Readonly<{ config: Config; overrides: Overrides; dataDir: string }>,
+  stops: (() => Promise<unknown>)[],
+): Promise<Readonly<{ quarantine: Quarantine; webhooks: Webhooks }>> {
+  const settings = { ...config, dir: join(dataDir, 'spool'), smtp: overrides.smtp ?? {} };
+  const quarantine = await openQuarantine(deps, settings);
+  stops.push(quarantine.stop);
+  const caughtUp = (position: Position) => deps.projector.caughtUp(position, ['webhooks']);
+  const options = { ...config.webhooks, ...overrides.webhooks };
+  const webhooks = await openWebhooks({ ...deps, caughtUp }, options);
+  stops.push(webhooks.stop);
+  const jobs = cronJobsOf({ ...deps, ...quarantine });
+  stops.push(startCronJobs(deps.pool, jobs, deps.logger).stop);
+  return { quarantine, webhooks };
 }
 
 async function prepareDataDir(config: Config): Promise<string> {
@@ -225,17 +240,21 @@ async function purge({ pool, clock, limiter, activity }: Purged): Promise<void> 
   await purgeDenials(pool, new Date(clock.nowMs() - 2 * HOUR_MS));
   await sweepOrphanCredentials(pool);
   await purgeJobs(pool, clock.now());
+  await sweepWebhookSecrets(pool, clock.now());
+  await keepAttemptDays(pool, clock.now());
   await activity.forgetDeleted();
   await limiter.forgetDeleted();
 }
 
 /** The rest of a mail domain's deletion: what was bound to it ends with it. */
 async function finishDeletion(
-  deps: Parameters<typeof revokeKeysOfMailDomain>[0] & Readonly<{ pool: Database['pool'] }>,
+  deps: Parameters<typeof revokeKeysOfMailDomain>[0] &
+    Parameters<typeof endWebhooksOfMailDomain>[0],
   ...[id, meta]: Parameters<Context['finishMailDomainDeletion']>
 ): Promise<void> {
   await revokeKeysOfMailDomain(deps, id, meta);
   await endFiltersOfMailDomain(deps, id, meta);
+  await endWebhooksOfMailDomain(deps, id);
 }
 
 /** What every process does for itself. */
@@ -258,6 +277,7 @@ const cronJobsOf = (
       await endRetention(deps);
       await expireSenderFilters(deps);
       await endOrphanFilters(deps);
+      await sweepWebhooks(deps);
     },
   },
 ];

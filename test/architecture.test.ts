@@ -12,9 +12,9 @@ const files = readdirSync(SRC, { recursive: true, encoding: 'utf8' })
 const MAY_IMPORT: Record<string, readonly string[]> = {
   domain: [],
   integrity: ['domain'],
-  eventlog: ['domain', 'integrity'],
+  eventlog: ['domain', 'integrity', 'clock.ts'],
   db: ['data-dir.ts'],
-  projections: ['domain', 'eventlog', 'db', 'secrets.ts'],
+  projections: ['domain', 'eventlog', 'integrity', 'db', 'secrets.ts'],
   api: [
     'domain',
     'eventlog',
@@ -25,16 +25,19 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
     'data-dir.ts',
     'secrets.ts',
   ],
+  webhooks: ['domain', 'eventlog', 'projections', 'db', 'clock.ts', 'secrets.ts'],
   integrations: ['domain', 'eventlog', 'projections', 'db', 'clock.ts'],
   scheduler: [],
   cli: ['*'],
   'main.ts': ['*'],
   'cli.ts': ['cli'],
-  'config.ts': [],
+  'config.ts': ['secret-files.ts'],
   'clock.ts': [],
   'data-dir.ts': [],
   'logger.ts': [],
+  'secret-files.ts': [],
   'secrets.ts': [],
+  'stop-all.ts': [],
 };
 
 const roomOf = (file: string) => file.split('/')[0] ?? '';

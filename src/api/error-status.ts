@@ -31,6 +31,7 @@ export const STATUS: Readonly<Record<ErrorCode, number>> = {
   idempotency_mismatch: 422,
   not_a_message: 422,
   no_route: 422,
+  target_refused: 422,
   rate_limited: 429,
   headers_too_large: 431,
   internal: 500,

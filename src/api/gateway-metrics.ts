@@ -74,7 +74,39 @@ export function observeGateway(context: Context): void {
       for (const { kind, actions } of await countOpenActions()) gauge.set({ kind }, actions);
     },
   );
+  observeWebhooks(context);
   gaugeOf(metrics, { name: 'mailguard_api_keys', help: 'Keys in memory.' }, (gauge) =>
     gauge.set([...liveKeys.all()].length),
   );
 }
+
+/** What this process delivers; subscriptions by their ids, of which there are few. */
+function observeWebhooks({ metrics, log, webhooks }: Context): void {
+  const ofEach = (name: string, help: string, read: (status: Status, head: bigint) => number) =>
+    gaugeOf(metrics, { name, help, labelNames: ['webhook'] }, async (gauge) => {
+      const { position: head } = await log.head();
+      for (const { id, status } of webhooks.subscriptions()) {
+        gauge.set({ webhook: String(id) }, read(status(), head));
+      }
+    });
+  ofEach('mailguard_webhook_lag_events', 'Positions between its cursor and the head.', (s, head) =>
+    Number(head - s.position),
+  );
+  ofEach(
+    'mailguard_webhook_retries',
+    'Events that are tried again by themselves.',
+    (s) => s.retries,
+  );
+  ofEach(
+    'mailguard_webhook_parked',
+    'Events that were given up until they are resent.',
+    (s) => s.parked,
+  );
+  ofEach('mailguard_webhook_in_flight', 'Deliveries under way.', (s) => s.inFlight);
+  ofEach('mailguard_webhook_breaker_open', '1 while its endpoint is taken to be down.', (s) =>
+    s.breaker === 'open' ? 1 : 0,
+  );
+  webhooks.onAttempt((outcome, ms) => metrics.webhookAttempts.observe({ outcome }, ms / 1_000));
+}
+
+type Status = ReturnType<ReturnType<Context['webhooks']['subscriptions']>[number]['status']>;

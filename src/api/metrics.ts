@@ -7,6 +7,7 @@ export type Metrics = Readonly<{
   exportedLines: Counter;
   runningExports: Gauge;
   droppedWindows: Counter;
+  webhookAttempts: Histogram<'outcome'>;
 }>;
 
 /** prom-client calls these gauges `_total`, which promtool's check refuses. */
@@ -37,6 +38,13 @@ export function createMetrics(): Metrics {
     runningExports: new Gauge({
       name: 'mailguard_audit_exports_running',
       help: 'Audit exports under way.',
+      registers: [registry],
+    }),
+    webhookAttempts: new Histogram({
+      name: 'mailguard_webhook_attempt_duration_seconds',
+      help: 'Time of one HTTP try of a delivery.',
+      labelNames: ['outcome'],
+      buckets: [0.005, 0.02, 0.1, 0.5, 1, 5, 15],
       registers: [registry],
     }),
     droppedWindows: new Counter({

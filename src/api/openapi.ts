@@ -8,6 +8,7 @@ import { stringify } from 'yaml';
 import { acceptedScopes } from '../domain/access.ts';
 import type { ErrorCode } from '../domain/errors.ts';
 import { STATUS } from './error-status.ts';
+import { registerWebhooks } from './openapi-webhooks.ts';
 import { BASE_PATH } from './paths.ts';
 import type { AnyRoute } from './route.ts';
 import { z } from './zod.ts';
@@ -46,6 +47,7 @@ function toDocument(routes: readonly AnyRoute[]) {
     description: 'User `ingest`, for rspamd’s metadata exporter alone.',
   });
   for (const route of routes) registry.registerPath(toPath(route));
+  registerWebhooks(registry);
   return new OpenApiGeneratorV31(registry.definitions, {
     sortComponents: 'alphabetically',
   }).generateDocument({
@@ -78,6 +80,7 @@ const TAGS: Readonly<Record<string, string>> = {
   'Mail domains': 'The DNS domains whose mail is protected.',
   'Sender filters': 'Senders whose mail is let through, or is not.',
   Audit: 'What happened, by whom, and what can be proved of it.',
+  Webhooks: 'URLs that are told of events, each by a cursor over the log.',
   Service: 'The program itself.',
 };
 
@@ -132,6 +135,8 @@ const USUAL: Readonly<Record<string, readonly (string | number)[]>> = {
   node_id: ['node-1'],
   queue_id: ['4F2A8C0D'],
   position: ['1'],
+  type: ['quarantine.added'],
+  replay_id: [1],
 };
 
 /** Examples stand on the parameters, where generators of clients and of requests look for them. */

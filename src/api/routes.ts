@@ -7,6 +7,11 @@ import { mailDomainRoutes } from './routes/mail-domains.ts';
 import { quarantineRoutes } from './routes/quarantine.ts';
 import { senderFilterRoutes } from './routes/sender-filters.ts';
 import { serviceRoutes } from './routes/service.ts';
+import { webhookActionRoutes } from './routes/webhook-actions.ts';
+import { webhookDeliveryRoutes } from './routes/webhook-deliveries.ts';
+import { webhookEventTypeRoutes } from './routes/webhook-event-types.ts';
+import { webhookReplayRoutes } from './routes/webhook-replays.ts';
+import { webhookRoutes } from './routes/webhooks.ts';
 
 /** The table: the server, `openapi.yaml` and the generated tests all come from it. */
 export const routes: readonly AnyRoute[] = [
@@ -17,5 +22,10 @@ export const routes: readonly AnyRoute[] = [
   ...mailDomainRoutes,
   ...senderFilterRoutes,
   ...auditRoutes,
+  ...webhookRoutes,
+  ...webhookActionRoutes,
+  ...webhookDeliveryRoutes,
+  ...webhookReplayRoutes,
+  ...webhookEventTypeRoutes,
   ...serviceRoutes(() => routes),
 ];
