@@ -140,6 +140,7 @@ export async function listDeliveries(
   { before, from, type, status, limit }: DeliverySelection,
 ): Promise<Readonly<{ rows: readonly DeliveryRow[]; scannedTo: bigint | null }>> {
   const names = ATTEMPT_COLUMNS.map(([name]) => `a.${name}`).join(', ');
+  const scan = type === null && status === null ? limit + 1 : SCAN_DELIVERIES;
   const { rows } = await pool.query<
     AttemptRow & {
       n: string;
@@ -154,7 +155,7 @@ export async function listDeliveries(
        from webhook_attempts
        where webhook_id = $1 and position > 0 and position >= $2
          and ($3::bigint is null or position < $3)
-       group by position order by position desc limit ${SCAN_DELIVERIES}
+       group by position order by position desc limit $6
      ), judged as (
        select s.*, r.state, r.due_at,
          ($5::text is null or $5 = case when r.state is not null then r.state
@@ -168,12 +169,11 @@ export async function listDeliveries(
        where x.webhook_id = $1 and x.position = j.position and x.started_at = j.at
        order by x.tries desc limit 1) a on true
      order by j.position desc`,
-    [webhookId, from, before, type, status],
+    [webhookId, from, before, type, status, scan],
   );
   const found = rows.filter(({ matches }) => matches).slice(0, limit);
-  const isFull = found.length === limit && limit > 0;
-  const end = isFull ? found.at(-1)?.position : rows.at(-1)?.position;
-  const isEnd = !isFull && rows.length < SCAN_DELIVERIES;
+  const last = found.length === limit ? found.at(-1) : rows.at(-1);
+  const isEnd = rows.length < scan && last === rows.at(-1);
   return {
     rows: found.map((row) => ({
       last: toAttempt(row),
@@ -182,7 +182,7 @@ export async function listDeliveries(
       retryState: row.state,
       dueAt: row.due_at === null ? null : new Date(row.due_at),
     })),
-    scannedTo: isEnd || end === undefined ? null : BigInt(end),
+    scannedTo: isEnd || last === undefined ? null : BigInt(last.position),
   };
 }
 

@@ -244,6 +244,14 @@ export async function releaseCursor(
   ]);
 }
 
+/**
+ * Takes it that no other worker lives: for a process that has the database for itself. One that is wrong
+ * about it, since the other is only slow, is protected by the token all the same.
+ */
+export async function forgetOtherWorkers(pool: pg.Pool, workerId: string): Promise<void> {
+  await pool.query('delete from webhook_workers where id <> $1', [workerId]);
+}
+
 /** The end of a worker, and of those that have long been silent. */
 export async function endLease(pool: pg.Pool, workerId: string): Promise<void> {
   await pool.query(

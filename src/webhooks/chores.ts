@@ -74,7 +74,7 @@ async function park(
   await recordNote(deps, s.row, {
     note: {
       type: 'webhook.event_parked',
-      data: { event_id: eventId, position: String(position), tries: tries + 1, cause },
+      data: { event_id: eventId, position: String(position), tries, cause },
     },
     occasion: `parked/${position}`,
     atMs: item.firstFailedAtMs,

@@ -38,6 +38,8 @@ export type Lane = {
   again: Item[];
   sending: number;
   sentTo: Position;
+  /** The low watermark as it was last put down. */
+  saved: Position;
   delivered: bigint;
   failed: bigint;
 };
@@ -62,7 +64,8 @@ export function createLane(
 ): Lane {
   const { sentTo, replay = null, delivered = 0n, failed = 0n } = start;
   const lists = { items: [], fresh: [], ready: [], again: [] };
-  return { feed, replay, ...lists, sending: 0, sentTo, delivered, failed };
+  const { position: saved } = feed.place();
+  return { feed, replay, ...lists, sending: 0, sentTo, saved, delivered, failed };
 }
 
 export const toItem = (lane: Lane, { event, epoch, sequence }: Matched): Item => ({

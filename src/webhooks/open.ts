@@ -74,6 +74,8 @@ export async function openWebhooks(deps: Deps, options: WebhookOptions): Promise
     ...{ policy, sender, secretsOf },
     slots: createSlots(),
     random: options.random ?? Math.random,
+    // The gateway holds the database's serve lock.
+    isAlone: true,
     onAttempt: (outcome, ms) => observe(outcome, ms),
   });
   return {

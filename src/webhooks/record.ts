@@ -98,10 +98,13 @@ function settleItem(
         leaveLane(item);
       }
       item.state = 'over';
+      // Until the watermark passes it, its place is all that is needed.
+      item.event = null;
       release(s, item);
       return;
     case 'park':
       stayPut(s, item);
+      item.tries += 1;
       s.toPark.push({ item, cause: 'aborted_by_receiver' });
       // Not to be picked again before it is parked.
       item.dueAtMs = Number.POSITIVE_INFINITY;

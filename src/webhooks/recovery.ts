@@ -50,7 +50,7 @@ export async function recover(
     isStale: false,
     settledAtMs: 0,
     isBacklogTold: false,
-    saved: { position, sentTo, atMs: clock.nowMs() },
+    savedAtMs: clock.nowMs(),
     doubt: { until: sentTo, delivered, isClean: place.isClean },
     phase: 'running',
     wake: () => undefined,

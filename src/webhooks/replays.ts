@@ -5,7 +5,7 @@ import type { EventLog } from '../eventlog/eventlog.ts';
 import { isWebhookType } from '../projections/webhook-catalogue.ts';
 import { prepareEvent } from '../projections/webhook-payload.ts';
 import { createFeed } from './feed.ts';
-import { createLane, type Item, lowWatermark } from './lane.ts';
+import { createLane, type Item } from './lane.ts';
 import { placeAt } from './locate.ts';
 import { commandWebhook } from './notes.ts';
 import type { DeliveryDeps, Running } from './running.ts';
@@ -53,9 +53,8 @@ async function openReplay(s: Running, deps: DeliveryDeps, row: ReplayRow): Promi
 export async function endReplays(s: Running, deps: DeliveryDeps): Promise<void> {
   for (const lane of s.replays) {
     const { replay } = lane;
-    const isOver = replay !== null && lowWatermark(lane).position >= replay.until;
-    // Results that are not put down yet are waited for, so that the event tells the last of them.
-    if (!isOver || lane.sending > 0 || s.dirtySinceMs !== null) continue;
+    // Only what is put down counts, so that the event tells the last of its results.
+    if (replay === null || lane.sending > 0 || lane.saved < replay.until) continue;
     await commandWebhook(deps, s.row, {
       type: 'EndReplay',
       replayId: String(replay.id),

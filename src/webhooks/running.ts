@@ -60,13 +60,13 @@ export type Running = {
   toPark: { item: Item; cause: ParkCause }[];
   toDisable: DisableCause | null;
   isBacklogTold: boolean;
-  /** The place in the database as it was last put down. */
-  saved: Readonly<{ position: Position; sentTo: Position; atMs: number }>;
+  /** When something was last put down, by the clock. */
+  savedAtMs: number;
   /** Up to here a former owner may have sent what it has not put down. */
   readonly doubt: Readonly<{ until: Position; delivered: ReadonlySet<Position>; isClean: boolean }>;
   /** Replays or resends were asked for, or taken back. */
   isStale: boolean;
-  /** When something was last put down, by the process's own timer. */
+  /** The same by the process's own timer. */
   settledAtMs: number;
   phase: 'running' | 'stopping' | 'deleted' | 'fenced';
   /** Ends the loop's wait. */
@@ -79,7 +79,7 @@ export const SLOTS = 16;
 /** Behind the cursor, the parked ones included; more and the cursor waits. */
 export const RETRIES_MAX = 10_000;
 /** Read and not over: so far an event that takes its time lets the others go ahead. */
-export const AHEAD_MAX = 2_000;
+export const AHEAD_MAX = 10_000;
 /** What is marked at once, and read at once. */
 export const PAGE_EVENTS = 200;
 

@@ -24,10 +24,16 @@ export function isDue(s: Running, wanted: Wanted, nowMs: number): boolean {
   if (s.dirtySinceMs !== null) {
     return s.attempts.length >= PAGE_EVENTS || nowMs - s.dirtySinceMs >= FLUSH_MS;
   }
-  const { position } = lowWatermark(s.live);
-  const moved = position - s.saved.position;
-  return moved >= IDLE_POSITIONS || (moved > 0n && nowMs - s.saved.atMs >= IDLE_MS);
+  if (s.replays.some(isThrough)) return true;
+  const moved = lowWatermark(s.live).position - s.live.saved;
+  return moved >= IDLE_POSITIONS || (moved > 0n && nowMs - s.savedAtMs >= IDLE_MS);
 }
+
+/** A replay that has come to its end, which is not put down yet. */
+const isThrough = (lane: Lane): boolean =>
+  lane.replay !== null &&
+  lane.saved < lane.replay.until &&
+  lowWatermark(lane).position >= lane.replay.until;
 
 /** True when marks may be given now: at once where nothing is under way, else in good company. */
 export const mayMark = (s: Running): boolean =>
@@ -37,7 +43,9 @@ export const mayMark = (s: Running): boolean =>
 export function takeWanted(s: Running, allowed: number, due: readonly Item[]): Wanted {
   const isWide = s.breaker.state === 'closed';
   const lanes = [s.live, ...s.replays].map((lane) => {
-    const room = Math.max(0, (isWide ? PAGE_EVENTS : allowed) - lane.ready.length);
+    // In few large rounds rather than many small ones.
+    const isLow = lane.ready.length <= PAGE_EVENTS / 2;
+    const room = isWide ? (isLow ? PAGE_EVENTS : 0) : Math.max(0, allowed - lane.ready.length);
     return { lane, items: allowed === 0 ? [] : takeFresh(lane, room) };
   });
   return { lanes, retries: allowed === 0 ? [] : due };
@@ -74,11 +82,11 @@ export async function settleRound(
   }
   if (!isOurs) return false;
   s.settledAtMs = performance.now();
-  s.saved = {
-    position: batch.place.position,
-    sentTo: batch.place.sentTo,
-    atMs: deps.clock.nowMs(),
-  };
+  s.savedAtMs = deps.clock.nowMs();
+  s.live.saved = batch.place.position;
+  for (const lane of s.replays) {
+    lane.saved = batch.replays.find(({ id }) => id === lane.replay?.id)?.position ?? lane.saved;
+  }
   for (const { lane, items } of wanted.lanes) {
     lane.sentTo = sentToWith(lane, items);
     for (const item of items) item.state = 'waiting';

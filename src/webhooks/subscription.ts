@@ -4,6 +4,7 @@ import { isConnectionError } from '../eventlog/unavailable.ts';
 import type { WebhookRow } from '../projections/webhooks.ts';
 import { attempt } from './attempt.ts';
 import { chores } from './chores.ts';
+import { lowWatermark } from './lane.ts';
 import { allowedNow, dueRetries, nextDueAt, pick } from './pick.ts';
 import { fill } from './reading.ts';
 import { recover, refresh } from './recovery.ts';
@@ -61,7 +62,7 @@ export async function runSubscription(
     },
     ended,
     status: () => ({
-      position: s.saved.position,
+      position: lowWatermark(s.live).position,
       retries: s.retries.size,
       parked: s.parked,
       inFlight: s.inFlight,

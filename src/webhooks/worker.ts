@@ -1,5 +1,5 @@
 import { type KeyObject, randomUUID } from 'node:crypto';
-import { claimCursors, countSurplus } from '../db/webhook-cursors.ts';
+import { claimCursors, countSurplus, forgetOtherWorkers } from '../db/webhook-cursors.ts';
 import type { Position } from '../eventlog/eventlog.ts';
 import { findWebhook } from '../projections/webhooks.ts';
 import { openLease } from './lease.ts';
@@ -19,6 +19,8 @@ export type WorkerDeps = Omit<DeliveryDeps, 'tail' | 'holdsLease'> &
   Readonly<{
     /** Waits until the read model of subscriptions is at a position; false when it took too long. */
     caughtUp: (position: Position) => Promise<boolean>;
+    /** No other process can be delivering: what the last one had is free at once. */
+    isAlone: boolean;
   }>;
 
 const TICK_MS = 1_000;
@@ -54,11 +56,12 @@ export async function startWorker(deps: WorkerDeps): Promise<Worker> {
   );
   const delivery: DeliveryDeps = { ...deps, tail, holdsLease: lease.holds };
   const claims = openClaims(delivery, { workerId, owned, isOver: () => isStopped });
+  if (deps.isAlone) await forgetOtherWorkers(deps.pool, workerId);
+  await lease.keep();
   const ticker = startTicker(deps, async () => {
     if (await lease.keep()) await giveUpSurplus(deps, owned);
     await claims.claim();
   });
-  await ticker.first;
   return {
     changed: claims.changed,
     subscriptions: () => [...owned.values()],
@@ -154,7 +157,6 @@ function startTicker({ logger }: WorkerDeps, run: () => Promise<void>) {
   };
   let running = tick();
   return {
-    first: running,
     async stop() {
       isStopped = true;
       if (timer !== null) clearTimeout(timer);

@@ -62,6 +62,7 @@ export type GatewayOptions = Readonly<{
   /** Kept by a restart: the spool lies there. */
   dataDir?: string;
   smtp?: Overrides['smtp'];
+  webhooks?: Overrides['webhooks'];
 }>;
 
 /** The whole program in this process on a database of its own, replies checked against their schemas. */
@@ -85,6 +86,7 @@ export async function startTestGateway(options: GatewayOptions = {}): Promise<Te
     validateReplies: true,
     ...(options.clock === undefined ? {} : { clock: options.clock }),
     ...(options.smtp === undefined ? {} : { smtp: options.smtp }),
+    ...(options.webhooks === undefined ? {} : { webhooks: options.webhooks }),
   });
   let names = 0;
 

@@ -270,7 +270,7 @@ async function statsOf(
   const quietUntil = cursor?.quietUntil ?? null;
   const breaker = running?.breaker ?? cursor?.breaker['state'];
   return {
-    position: String(cursor?.place.position ?? row.epochs[0]?.after ?? 0n),
+    position: String(running?.position ?? cursor?.place.position ?? row.epochs[0]?.after ?? 0n),
     head: String(head.position),
     epoch: cursor?.place.epoch ?? 1,
     sequence: cursor?.place.sequence ?? 0,
