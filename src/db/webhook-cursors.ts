@@ -143,16 +143,19 @@ const toReplayRecord = (progress: ReplayProgress) => ({
   failed: String(progress.failed),
 });
 
-/** For how long a worker that says nothing still counts. By the database's clock, so that no node's matters. */
-export const LEASE_SECONDS = 15;
-
-/** Says that a worker lives; one row, however much it has. */
-export async function renewLease(pool: pg.Pool, workerId: string, nodeId: string): Promise<void> {
+/**
+ * Says that a worker lives, and for how long that still counts when it says nothing more: by the database's
+ * clock, so that no node's matters. One row, however much it has.
+ */
+export async function renewLease(
+  pool: pg.Pool,
+  worker: Readonly<{ workerId: string; nodeId: string; leaseMs: number }>,
+): Promise<void> {
   await pool.query(
     `insert into webhook_workers (id, node_id, lease_until)
-     values ($1, $2, now() + interval '${LEASE_SECONDS} seconds')
+     values ($1, $2, now() + $3 * interval '1 millisecond')
      on conflict (id) do update set lease_until = excluded.lease_until`,
-    [workerId, nodeId],
+    [worker.workerId, worker.nodeId, worker.leaseMs],
   );
 }
 

@@ -1,5 +1,5 @@
 import type pg from 'pg';
-import { endLease, LEASE_SECONDS, renewLease } from '../db/webhook-cursors.ts';
+import { endLease, renewLease } from '../db/webhook-cursors.ts';
 
 /** A process's word that it lives, and so that what it delivers is its own. */
 export type Lease = Readonly<{
@@ -10,12 +10,18 @@ export type Lease = Readonly<{
   end: () => Promise<void>;
 }>;
 
-const RENEW_MS = 5_000;
-/** Before the database lets others take over, so that no two send at once. */
-const MARGIN_MS = 3_000;
+/** After this time without a word others take over what a worker has. */
+export const LEASE_MS = 15_000;
 
 /** By the database's clock for others, and by this process's own timer for itself: a pause counts. */
-export function openLease(pool: pg.Pool, workerId: string, nodeId: string): Lease {
+export function openLease(
+  pool: pg.Pool,
+  worker: Readonly<{ workerId: string; nodeId: string; leaseMs: number }>,
+): Lease {
+  const { workerId, leaseMs } = worker;
+  const renewMs = leaseMs / 3;
+  // It ends for itself before it ends for others, so that no two send at once.
+  const ownMs = leaseMs * 0.8;
   let validUntilMs = 0;
   let renewedAtMs = Number.NEGATIVE_INFINITY;
   const holds = () => performance.now() < validUntilMs;
@@ -23,10 +29,10 @@ export function openLease(pool: pg.Pool, workerId: string, nodeId: string): Leas
     holds,
     async keep() {
       const askedAt = performance.now();
-      if (askedAt - renewedAtMs < RENEW_MS && holds()) return false;
-      await renewLease(pool, workerId, nodeId);
+      if (askedAt - renewedAtMs < renewMs && holds()) return false;
+      await renewLease(pool, worker);
       // From before the question: the answer may have been long on its way.
-      validUntilMs = askedAt + LEASE_SECONDS * 1_000 - MARGIN_MS;
+      validUntilMs = askedAt + ownMs;
       renewedAtMs = askedAt;
       return true;
     },

@@ -2,7 +2,7 @@ import { type KeyObject, randomUUID } from 'node:crypto';
 import { claimCursors, countSurplus, forgetOtherWorkers } from '../db/webhook-cursors.ts';
 import type { Position } from '../eventlog/eventlog.ts';
 import { findWebhook } from '../projections/webhooks.ts';
-import { openLease } from './lease.ts';
+import { LEASE_MS, openLease } from './lease.ts';
 import type { DeliveryDeps } from './running.ts';
 import { runSubscription, type Subscription } from './subscription.ts';
 import { startTail } from './tail.ts';
@@ -21,6 +21,7 @@ export type WorkerDeps = Omit<DeliveryDeps, 'tail' | 'holdsLease'> &
     caughtUp: (position: Position) => Promise<boolean>;
     /** No other process can be delivering: what the last one had is free at once. */
     isAlone: boolean;
+    leaseMs?: number;
   }>;
 
 const TICK_MS = 1_000;
@@ -30,7 +31,8 @@ const RETRY_MS = 200;
 export async function startWorker(deps: WorkerDeps): Promise<Worker> {
   const workerId = randomUUID();
   const owned = new Map<number, Subscription>();
-  const lease = openLease(deps.pool, workerId, deps.nodeId);
+  const { nodeId, leaseMs = LEASE_MS } = deps;
+  const lease = openLease(deps.pool, { workerId, nodeId, leaseMs });
   let isStopped = false;
   const known = async (position: Position) => {
     while (!isStopped && !(await deps.caughtUp(position))) await pause(RETRY_MS);

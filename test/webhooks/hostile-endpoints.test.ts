@@ -1,8 +1,6 @@
 import net from 'node:net';
 import { gzipSync } from 'node:zlib';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { startTestGateway, type TestGateway } from '../support/gateway.ts';
-import { LOOPBACK, type Receiver, startReceiver } from '../support/webhook-receiver.ts';
 import {
   attemptsOf,
   caughtUp,
@@ -11,6 +9,8 @@ import {
   statsOf,
   subscribe,
 } from '../support/deliveries.ts';
+import { startTestGateway, type TestGateway } from '../support/gateway.ts';
+import { LOOPBACK, type Receiver, startReceiver } from '../support/webhook-receiver.ts';
 
 const TIMEOUT_MS = 600;
 const MIB = 1_048_576;

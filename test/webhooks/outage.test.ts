@@ -1,12 +1,5 @@
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import {
-  startTestGateway,
-  type TestClock,
-  type TestGateway,
-  testClock,
-} from '../support/gateway.ts';
-import { LOOPBACK, type Receiver, startReceiver } from '../support/webhook-receiver.ts';
-import {
   caughtUp,
   eventually,
   happen,
@@ -18,6 +11,13 @@ import {
   subscribe,
   viewOf,
 } from '../support/deliveries.ts';
+import {
+  startTestGateway,
+  type TestClock,
+  type TestGateway,
+  testClock,
+} from '../support/gateway.ts';
+import { LOOPBACK, type Receiver, startReceiver } from '../support/webhook-receiver.ts';
 
 const HOUR_MS = 3_600_000;
 const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));

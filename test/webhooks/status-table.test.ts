@@ -1,12 +1,5 @@
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import {
-  startTestGateway,
-  type TestClock,
-  type TestGateway,
-  testClock,
-} from '../support/gateway.ts';
-import { LOOPBACK, type Receiver, startReceiver } from '../support/webhook-receiver.ts';
-import {
   attemptsOf,
   caughtUp,
   eventually,
@@ -19,6 +12,13 @@ import {
   subscribe,
   viewOf,
 } from '../support/deliveries.ts';
+import {
+  startTestGateway,
+  type TestClock,
+  type TestGateway,
+  testClock,
+} from '../support/gateway.ts';
+import { LOOPBACK, type Receiver, startReceiver } from '../support/webhook-receiver.ts';
 
 const TIMEOUT_MS = 400;
 const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));

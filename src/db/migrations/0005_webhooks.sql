@@ -117,18 +117,21 @@ create table webhook_replays (
 ) with (fillfactor = 50);
 create index webhook_replays_of on webhook_replays (webhook_id, id);
 
--- The days from one on get their tables. As the owner's, since the service may make none.
+-- The days from one on get their tables. As the owner's, since the service may make none. Made apart and then
+-- attached: a table made as a partition would wait for every writer, and keep all others waiting meanwhile.
 create function ensure_webhook_attempt_days(first_day date, days int) returns void
-language plpgsql security definer set search_path = public, pg_temp as $$
+language plpgsql security definer set search_path = public, pg_temp set lock_timeout = '5s' as $$
 declare
   d date;
+  name text;
 begin
   for d in select first_day + g from generate_series(0, days - 1) g loop
-    if to_regclass('webhook_attempts_' || to_char(d, 'YYYYMMDD')) is null then
+    name := 'webhook_attempts_' || to_char(d, 'YYYYMMDD');
+    if to_regclass(name) is null then
+      execute format('create table %I (like webhook_attempts including all)', name);
       execute format(
-        'create table %I partition of webhook_attempts for values from (%L) to (%L)',
-        'webhook_attempts_' || to_char(d, 'YYYYMMDD'),
-        d::timestamp at time zone 'UTC', (d + 1)::timestamp at time zone 'UTC');
+        'alter table webhook_attempts attach partition %I for values from (%L) to (%L)',
+        name, d::timestamp at time zone 'UTC', (d + 1)::timestamp at time zone 'UTC');
     end if;
   end loop;
 end $$;
