@@ -20,8 +20,6 @@ export type Feed = Readonly<{
   next: (limit: number) => Promise<readonly Matched[]>;
   /** How far was looked. */
   place: () => Place;
-  /** Goes back to a place that it has been at. */
-  rewind: (to: Place) => void;
 }>;
 
 type Source = Readonly<{ log: EventLog; tail: Tail }>;
@@ -121,8 +119,5 @@ export function createFeed(
       return step(end, limit);
     },
     place: () => place,
-    rewind(to) {
-      place = to;
-    },
   };
 }

@@ -21,13 +21,11 @@ const anEvent = (position: bigint, key = 'k'): PreparedDelivery => ({
 
 /** A lane over events at these positions, all read and none marked. */
 function laneOf(positions: readonly number[]): Lane {
-  let place = { epoch: 1, position: 0n, sequence: 0 };
+  const last = BigInt(positions.at(-1) ?? 0);
+  const place = { epoch: 1, position: last + 3n, sequence: positions.length };
   const feed: Feed = {
     next: async () => [],
     place: () => place,
-    rewind: (to) => {
-      place = to;
-    },
   };
   const lane = createLane(feed, { sentTo: 0n });
   for (const [index, position] of positions.entries()) {
@@ -36,8 +34,6 @@ function laneOf(positions: readonly number[]): Lane {
     lane.items.push(item);
     lane.fresh.push(item);
   }
-  const last = BigInt(positions.at(-1) ?? 0);
-  place = { epoch: 1, position: last + 3n, sequence: positions.length };
   return lane;
 }
 
