@@ -8,7 +8,7 @@ import { fileURLToPath } from 'node:url';
 /** Runs every benchmark, one after the other, those that read the same seeded log sharing it. */
 const NAMES = [
   ...['append', 'export', 'page', 'authenticate', 'start'],
-  ...['import', 'release', 'quarantine-list'],
+  ...['import', 'release', 'quarantine-list', 'webhooks'],
 ];
 
 const given = process.env.MAILGUARD_BENCH_DIR;

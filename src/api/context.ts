@@ -37,7 +37,7 @@ type LocatedEvent = Readonly<{
 }>;
 
 /** What a test message found, step by step; a step that was not reached is null. */
-export type PingResult = Readonly<{
+type PingResult = Readonly<{
   delivered: boolean;
   outcome: string;
   status: number | null;

@@ -14,7 +14,7 @@ export type CursorRow = Readonly<{
  * Everything at or below `position` is delivered or in the retry set; `sequence` counts the matches of the
  * epoch until there. What lies between it and `sentTo` may have been sent.
  */
-export type CursorPlace = Readonly<{
+type CursorPlace = Readonly<{
   epoch: number;
   position: bigint;
   sequence: number;

@@ -60,7 +60,7 @@ export type WebhookEvent =
       Readonly<{ replay_id: string; delivered: string; failed: string }>
     >;
 
-export type Resume = 'cursor' | 'now';
+type Resume = 'cursor' | 'now';
 export type ParkCause = 'gave_up' | 'aborted_by_receiver';
 
 /** Where and what for, as people wrote it. */

@@ -26,7 +26,7 @@ type Source = Readonly<{ log: EventLog; tail: Tail }>;
 
 /** Events that one step looks through at the end of the log. */
 const STEP_EVENTS = 1_000;
-export const ALL_TYPES = '*';
+const ALL_TYPES = '*';
 
 /** The epoch that counts for an event at a position: the last that began before it; null before the first. */
 export function epochAt(epochs: readonly Epoch[], position: Position): Epoch | null {

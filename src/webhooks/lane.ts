@@ -45,7 +45,7 @@ export type Lane = {
 };
 
 /** What is sent again, and what of it a former owner may have sent already. */
-export type Replay = Readonly<{
+type Replay = Readonly<{
   id: bigint;
   until: Position;
   eventTypes: readonly string[] | null;

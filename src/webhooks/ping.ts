@@ -32,7 +32,7 @@ type Deps = Readonly<{
   ca?: readonly string[];
 }>;
 
-export const PING_TYPE = 'webhook.ping';
+const PING_TYPE = 'webhook.ping';
 const LOOKUP_MS = 3_000;
 
 /** Posts one signed test message over a connection of its own, also to one that is paused or disabled. */

@@ -3,7 +3,7 @@ export const RETRY_SECONDS: readonly number[] = [
   5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400,
 ];
 /** Seconds between looks at an endpoint that is down. Flat at the end: one that is back must not wait a day. */
-export const PROBE_SECONDS: readonly number[] = [5, 15, 45, 120, 300, 600, 900];
+const PROBE_SECONDS: readonly number[] = [5, 15, 45, 120, 300, 600, 900];
 /** Waits are only made longer, by up to a fifth, so that what failed together does not return together. */
 const SPREAD = 0.2;
 

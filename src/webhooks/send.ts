@@ -15,7 +15,7 @@ export type Sent = Readonly<{
   excerpt: string | null;
 }>;
 
-export type Sending = Readonly<{
+type Sending = Readonly<{
   url: URL;
   headers: Readonly<Record<string, string>>;
   body: string;
@@ -141,7 +141,7 @@ async function readExcerpt(body: Dispatcher.ResponseData['body']): Promise<strin
 }
 
 /** Text of somebody else's that can be stored and shown. */
-export function toExcerpt(text: string): string | null {
+function toExcerpt(text: string): string | null {
   const shown = withoutApiKeys(text)
     .replace(/[\p{Cc}\p{Cs}]+/gu, ' ')
     .trim();

@@ -290,6 +290,105 @@ export function describeEventLogContract(
       expect(seen).toEqual((await all()).events.map((event) => event.position));
     });
 
+    it('reads lines in the same order and pages as events, and nothing but the line', async () => {
+      const tag = randomUUID().slice(0, 8);
+      for (let n = 0; n < 12; n += 1) {
+        const personal = [{ name: 'reason', value: 'Möller', class: 'content' } as const];
+        const events = [
+          anEvent({ type: `${tag}.${n % 3}`, mailDomains: n % 2 === 0 ? ['8001'] : [], personal }),
+        ];
+        await log.append({ stream: stream(), expected: 'any', events });
+      }
+      const { position: until } = await log.head();
+      const filters = [
+        {},
+        { types: [`${tag}.1`] },
+        { types: [`${tag}.0`, `${tag}.2`], mailDomains: ['8001'] },
+        // More than there are index scans for.
+        { types: Array.from({ length: 60 }, (_, n) => `${tag}.${n + 1}`) },
+        { typePrefixes: [`${tag}.`], actorTypes: ['api_key'] },
+        { mailDomains: ['8001'] },
+        { types: [`${tag}.none`] },
+      ];
+      let compared = 0;
+      for (const filter of filters) {
+        for (const limit of [2, 1_000]) {
+          for (let after = 0n; after < until; ) {
+            const range = { after, until, filter, limit };
+            const [lines, events] = await Promise.all([log.readLines(range), log.readAll(range)]);
+            expect(lines.scannedTo).toBe(events.scannedTo);
+            expect(lines.lines).toEqual(
+              events.events.map(({ position, line }) => ({
+                ...{ position, line },
+                type: readLine(line).type,
+              })),
+            );
+            compared += lines.lines.length;
+            after = lines.scannedTo;
+          }
+        }
+      }
+      expect(compared).toBeGreaterThan(2 * (12 + 4 + 4 + 8 + 12 + 6));
+      const nothing = { after: until, until, filter: {}, limit: 5 };
+      expect(await log.readLines(nothing)).toEqual({ lines: [], scannedTo: until });
+    });
+
+    it('counts by each filter what reading gives, between any two positions', async () => {
+      const tag = randomUUID().slice(0, 8);
+      const { position: before } = await log.head();
+      const events = Array.from({ length: 20 }, (_, n) =>
+        anEvent({
+          type: `${tag}.${n % 4}`,
+          resource: { type: `thing_${tag}`, id: `${n % 3}` },
+          mailDomains: [['9001'], ['9002'], ['9001', '9002'], []][n % 4] ?? [],
+          meta: {
+            ...meta,
+            actor: { type: n % 2 === 0 ? 'operator' : 'node', id: tag },
+            outcome: n % 5 === 0 ? 'failure' : 'success',
+          },
+        }),
+      );
+      await log.append({ stream: stream(), expected: 'any', events });
+      const { position: until } = await log.head();
+      const wanted: [object, bigint][] = [
+        [{}, 20n],
+        [{ types: [`${tag}.0`] }, 5n],
+        [{ types: [`${tag}.0`, `${tag}.3`] }, 10n],
+        [{ types: Array.from({ length: 60 }, (_, n) => `${tag}.${n + 1}`) }, 15n],
+        [{ types: [] }, 0n],
+        [{ typePrefixes: [`${tag}.`] }, 20n],
+        [{ mailDomains: ['9001'] }, 10n],
+        // One of both is one.
+        [{ mailDomains: ['9001', '9002'] }, 15n],
+        [{ types: [`${tag}.0`, `${tag}.1`], mailDomains: ['9001'] }, 5n],
+        [{ mailDomains: ['9001'], visibleTo: '9002' }, 5n],
+        [{ mailDomains: [] }, 0n],
+        [{ actors: [`operator:${tag}`] }, 10n],
+        [{ actorTypes: ['node'], types: [`${tag}.1`] }, 5n],
+        [{ resources: [`thing_${tag}:0`] }, 7n],
+        [{ resourceTypes: [`thing_${tag}`], outcomes: ['failure'] }, 4n],
+      ];
+      for (const [filter, n] of wanted) {
+        expect([filter, await log.count({ after: before, until, filter })]).toEqual([filter, n]);
+        const part = { after: before + 3n, until: until - 4n, filter };
+        const { events: read } = await log.readAll({ ...part, limit: 1_000 });
+        expect([filter, await log.count(part)]).toEqual([filter, BigInt(read.length)]);
+      }
+      expect(await log.count({ after: until, until, filter: {} })).toBe(0n);
+      expect(await log.count({ after: 0n, until, filter: {} })).toBe(
+        BigInt((await all()).events.length),
+      );
+    });
+
+    it('knows where an event stands by its id, and of no other id', async () => {
+      const events = [anEvent(), anEvent(), anEvent()];
+      await log.append({ stream: stream(), expected: 'any', events });
+      const { position } = await log.head();
+      const found = await Promise.all(events.map(({ eventId }) => log.positionOf(eventId)));
+      expect(found).toEqual([position - 2n, position - 1n, position]);
+      expect(await log.positionOf(randomUUID())).toBeNull();
+    });
+
     it('reads in segments the same bytes as in pages', async () => {
       const { position } = await log.head();
       const bytes: string[] = [];

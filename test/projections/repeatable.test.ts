@@ -1,11 +1,19 @@
 import { createHash, randomUUID } from 'node:crypto';
 import type pg from 'pg';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { saveCredential } from '../../src/db/credentials.ts';
+import { saveCredential, saveWebhookSecret } from '../../src/db/credentials.ts';
 import { completeIdempotencyKey, reserveIdempotencyKey } from '../../src/db/idempotency.ts';
+import { findReplay } from '../../src/db/webhook-replays.ts';
 import { type ApiKeyCommand, apiKey, apiKeyStream } from '../../src/domain/api-key.ts';
 import type { MailDomainCommand, MailDomainSettings } from '../../src/domain/mail-domain.ts';
 import { mailDomain } from '../../src/domain/mail-domain.ts';
+import {
+  type WebhookCommand,
+  type WebhookNote,
+  webhook,
+  webhookNotesStream,
+  webhookStream,
+} from '../../src/domain/webhook.ts';
 import type { EventLog } from '../../src/eventlog/eventlog.ts';
 import { handleCommand, toAppend } from '../../src/eventlog/handle-command.ts';
 import { readLine } from '../../src/eventlog/upcast.ts';
@@ -14,6 +22,7 @@ import { erasuresProjection } from '../../src/projections/erasures.ts';
 import { mailDomainsProjection } from '../../src/projections/mail-domains.ts';
 import type { ProjectedEvent, Projection } from '../../src/projections/projector.ts';
 import { rateLimitsProjection } from '../../src/projections/rate-limits.ts';
+import { webhooksProjection } from '../../src/projections/webhooks.ts';
 import { createDatabase, type TestDatabase } from '../support/database.ts';
 import { meta } from '../support/events.ts';
 
@@ -25,6 +34,7 @@ beforeAll(async () => {
   log = await database.openLog();
   await liveThroughKeys();
   await liveThroughMailDomains();
+  await liveThroughWebhooks();
   await refuseRequests();
   const { position } = await log.head();
   const page = await log.readAll({ after: 0n, until: position, filter: {}, limit: 10_000 });
@@ -137,6 +147,93 @@ async function liveThroughMailDomains(): Promise<void> {
   await run('d', '5', { type: 'DeleteMailDomain', id: '5' });
 }
 
+const subscribed = (id: number): WebhookCommand => ({
+  type: 'CreateWebhook',
+  data: {
+    event_types: ['quarantine.added'],
+    ordering: 'none',
+    mail_domain: id % 2 === 0 ? '7' : null,
+    start_after: id % 3 === 0 ? '0' : null,
+    enabled: id % 4 !== 0,
+    secret: '1a2b3c4d',
+  },
+  told: { url: `https://hooks.example.com/${id}`, description: id % 2 === 0 ? null : 'tickets' },
+});
+const SINCE = '2026-05-01T07:42:13.000000Z';
+const failing: WebhookNote = {
+  type: 'webhook.failing',
+  data: { since: SINCE, hours: 1, cause: 'http_error' },
+};
+const recovered: WebhookNote = { type: 'webhook.recovered', data: { since: SINCE } };
+const disabled: WebhookCommand = { type: 'DisableWebhook', cause: 'outage' };
+const enabledFrom = (resume: 'cursor' | 'now'): WebhookCommand => ({
+  type: 'EnableWebhook',
+  resume,
+});
+const typed = (...event_types: string[]): WebhookCommand => ({
+  type: 'UpdateWebhook',
+  changes: { event_types },
+  told: null,
+});
+const moved = (url: string, description: string | null): WebhookCommand => ({
+  type: 'UpdateWebhook',
+  changes: { ordering: 'key' },
+  told: { url, description },
+});
+const resecret = (fingerprint: string): WebhookCommand => ({
+  type: 'RotateSecret',
+  fingerprint,
+  graceUntil: '2030-01-01T00:00:00.000000Z',
+  now: '2029-01-01T00:00:00.000000Z',
+});
+const replayed = (id: number): WebhookCommand => ({
+  type: 'RequestReplay',
+  data: { replay_id: String(id), after: '0', until: '9', event_types: null },
+  reason: 'restored',
+});
+const replayOver = (id: number): WebhookCommand => ({
+  type: 'EndReplay',
+  replayId: String(id),
+  delivered: 2n,
+  failed: 1n,
+});
+const cancelled = (id: number): WebhookCommand => ({ type: 'CancelReplay', replayId: String(id) });
+const paused: WebhookCommand = { type: 'PauseWebhook' };
+const resumed: WebhookCommand = { type: 'ResumeWebhook' };
+const ended: WebhookCommand = { type: 'DeleteWebhook' };
+/** Every way that a subscription's life can go. */
+const SUBSCRIPTIONS: readonly (readonly (WebhookCommand | WebhookNote)[])[] = [
+  [],
+  [typed('*'), typed('quarantine.expired'), typed('*')],
+  [moved('https://b.example/', null), moved('https://c.example/', 'again'), typed('*')],
+  [resumed, paused, resumed, paused],
+  [failing, recovered, failing],
+  [failing, disabled, enabledFrom('cursor'), failing, disabled],
+  [disabled, enabledFrom('now'), typed('*'), disabled, enabledFrom('now')],
+  [resecret('b'), resecret('c'), resecret('d')],
+  [replayed(1), replayed(2), cancelled(1), replayOver(2), replayed(3)],
+  [replayed(4), replayed(5), replayOver(4), ended],
+  [typed('*'), resecret('b'), failing, ended, recovered],
+  [ended],
+];
+
+async function liveThroughWebhooks(): Promise<void> {
+  for (const [index, life] of SUBSCRIPTIONS.entries()) {
+    const id = String(index + 1);
+    const resource = { type: 'webhook', id };
+    for (const step of [subscribed(index + 1), ...life]) {
+      const call = { resource, mailDomains: [], meta, commandId: randomUUID() };
+      if ('data' in step && step.type.startsWith('webhook.')) {
+        const events = [toAppend(step as WebhookNote, call)];
+        await log.append({ stream: webhookNotesStream(id), expected: 'any', events });
+      } else {
+        const command = step as WebhookCommand;
+        await handleCommand(log, webhook, { ...call, stream: webhookStream(id), command });
+      }
+    }
+  }
+}
+
 async function refuseRequests(): Promise<void> {
   const windows = [
     ['1', 'rate_limited', '2026-05-01T07:42:01.000000Z', 3],
@@ -164,6 +261,11 @@ async function restoreWhatIsErased(): Promise<void> {
   const admin = database.pool;
   await admin.query('delete from credentials');
   await admin.query('delete from idempotency_keys');
+  await admin.query('delete from webhook_replays');
+  for (const [index] of SUBSCRIPTIONS.entries()) {
+    const sealed = { fingerprint: '1a2b3c4d', sealed: Buffer.alloc(64, index) };
+    await saveWebhookSecret(admin, `webhook:${index + 1}`, sealed);
+  }
   for (const [index] of LIVES.entries()) {
     const subject = `api_key:${index + 1}`;
     await saveCredential(admin, {
@@ -205,6 +307,11 @@ const CASES: readonly {
     projection: () => rateLimitsProjection,
     rows: ['select * from rate_limit_denials order by key_id, minute'],
     leastRows: 3,
+  },
+  {
+    projection: () => webhooksProjection,
+    rows: ['select * from webhooks order by id', 'select * from webhook_replays order by id'],
+    leastRows: 12,
   },
   {
     projection: erasuresProjection,
@@ -256,16 +363,52 @@ describe.each(CASES)('a projection applied twice', ({ projection: make, rows, le
   });
 });
 
+describe('webhooks, folded anew', () => {
+  it('leave replays where they were, and those that are gone away', async () => {
+    const relevant = events.filter(({ event }) => webhooksProjection.types.includes(event.type));
+    const db = await database.pool.connect();
+    await db.query('delete from webhook_replays');
+    await webhooksProjection.clear(db);
+    await webhooksProjection.apply(db, relevant);
+    const progress = { position: 6n, sentTo: 7n, delivered: 4n, failed: 2n } as const;
+    await db.query(
+      'update webhook_replays set position = 6, sent_to = 7, delivered = 4, failed = 2 where id = 3',
+    );
+    const before = await findReplay(database.pool, 9, 3n);
+    expect(before).toMatchObject({ ...progress, state: 'running' });
+    await webhooksProjection.clear(db);
+    expect((await db.query('select id from webhooks')).rows).toEqual([]);
+    await webhooksProjection.apply(db, relevant);
+    expect(await findReplay(database.pool, 9, 3n)).toEqual(before);
+    const left = await db.query('select id::int as id, state from webhook_replays order by id');
+    expect(left.rows).toEqual([
+      { id: 1, state: 'cancelled' },
+      { id: 2, state: 'completed' },
+      { id: 3, state: 'running' },
+    ]);
+    db.release();
+  });
+});
+
 describe('the erasing projection', () => {
+  it('erases the secrets of deleted webhooks, and of no others', async () => {
+    const { rows } = await database.pool.query<{ id: number }>(
+      `select substr(subject, 9)::int as id from credentials where kind = 'webhook' order by 1`,
+    );
+    const living = SUBSCRIPTIONS.flatMap((life, n) => (life.includes(ended) ? [] : [n + 1]));
+    expect(living.length).toBeGreaterThan(5);
+    expect(rows.map(({ id }) => id)).toEqual(living);
+  });
+
   it('erases the deleted, and nobody else', async () => {
-    const ended = LIVES.flatMap((life, n) => (life.at(-1) === deleted ? [`api_key:${n + 1}`] : []));
+    const gone = LIVES.flatMap((life, n) => (life.at(-1) === deleted ? [`api_key:${n + 1}`] : []));
     const { rows } = await database.pool.query<{ subject: string }>(
-      'select subject from credentials order by subject',
+      "select subject from credentials where kind = 'api_key' order by subject",
     );
     const left = rows.map(({ subject }) => subject);
-    expect(left.length + ended.length).toBe(LIVES.length);
-    expect(left.filter((subject) => ended.includes(subject))).toEqual([]);
-    const names = await log.readNames([...left, ...ended]);
+    expect(left.length + gone.length).toBe(LIVES.length);
+    expect(left.filter((subject) => gone.includes(subject))).toEqual([]);
+    const names = await log.readNames([...left, ...gone]);
     expect([...names.keys()].sort()).toEqual(left);
   });
 });
