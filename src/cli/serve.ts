@@ -33,6 +33,8 @@ export const serve: Command = {
     'MAILGUARD_SMTP_RELAY',
     'MAILGUARD_RSPAMD_URL',
     'MAILGUARD_RSPAMD_PASSWORD',
+    'MAILGUARD_WEBHOOK_ALLOW_CIDRS',
+    'MAILGUARD_WEBHOOK_ALLOW_HTTP',
     'MAILGUARD_LOG_LEVEL',
   ],
   exits: { 0: 'stopped by a signal', 2: 'the settings are refused, or another gateway runs' },
