@@ -102,8 +102,8 @@ function openClaims(
     for (const cursor of await claimCursors(deps.pool, workerId, owned.size)) {
       const row = await findWebhook(deps.pool, cursor.webhookId);
       if (row === null) continue;
-      // One that was lost to somebody and comes back is another one.
-      await owned.get(row.id)?.ended;
+      // One that was lost to somebody and comes back is another one; the old one may not have noticed yet.
+      await owned.get(row.id)?.stop();
       const one = await runSubscription(deps, cursor, row);
       owned.set(row.id, one);
       void one.ended.then(() => {
