@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
 import { ConfigError, loadConfig } from '../src/config.ts';
+import { addressPolicy } from '../src/webhooks/addresses.ts';
 
 /** Any file that can be read. */
 const HERE = fileURLToPath(import.meta.url);
@@ -26,6 +27,7 @@ describe('loadConfig', () => {
       tls: null,
       databaseUrl: null,
       masterKey: null,
+      webhooks: { allowCidrs: [], allowHttp: false },
       logLevel: 'info',
     });
   });
@@ -65,6 +67,21 @@ describe('loadConfig', () => {
     [{ MAILGUARD_LOG_LEVEL: 'loud' }, /must be one of/],
     [{ MAILGUARD_MASTER_KEY_FILE: '/does/not/exist' }, /cannot be read/],
     [{ MAILGUARD_NODE_ID: 'a b' }, /MAILGUARD_NODE_ID/],
+    [{ MAILGUARD_WEBHOOK_ALLOW_CIDRS: 'nonsense' }, /ALLOW_CIDRS: nonsense is not/],
+    [{ MAILGUARD_WEBHOOK_ALLOW_CIDRS: '10.0.0.0/8, intranet.example' }, /intranet\.example is not/],
+    [{ MAILGUARD_WEBHOOK_ALLOW_CIDRS: '10.0.0.0/33' }, /10\.0\.0\.0\/33 is not/],
+    [{ MAILGUARD_WEBHOOK_ALLOW_CIDRS: '10.0.0.0/8/8' }, /10\.0\.0\.0\/8\/8 is not/],
+    [{ MAILGUARD_WEBHOOK_ALLOW_CIDRS: '10.0.0.0/' }, /10\.0\.0\.0\/ is not/],
+    [{ MAILGUARD_WEBHOOK_ALLOW_CIDRS: 'fd00::/129' }, /fd00::\/129 is not/],
+    [{ MAILGUARD_WEBHOOK_ALLOW_CIDRS: '10.0.0.0/8 192.168.0.0/16' }, /is not an address or CIDR/],
+    // Short forms mean something else to everybody.
+    [{ MAILGUARD_WEBHOOK_ALLOW_CIDRS: '10' }, /ALLOW_CIDRS: 10 is not/],
+    [{ MAILGUARD_WEBHOOK_ALLOW_CIDRS: '127.1' }, /127\.1 is not/],
+    [{ MAILGUARD_WEBHOOK_ALLOW_CIDRS: '10.0/16' }, /10\.0\/16 is not/],
+    [{ MAILGUARD_WEBHOOK_ALLOW_CIDRS: 'fe80::1%eth0' }, /fe80::1%eth0 is not/],
+    [{ MAILGUARD_WEBHOOK_ALLOW_HTTP: 'yes' }, /ALLOW_HTTP[\s\S]*must be true or false/],
+    [{ MAILGUARD_WEBHOOK_ALLOW_HTTP: 'TRUE' }, /must be true or false/],
+    [{ MAILGUARD_WEBHOOK_ALLOW_HTTP: '1' }, /must be true or false/],
   ])('refuses %o', (env, problem) => expect(problemsOf(env).join('\n')).toMatch(problem));
 
   it.each([
@@ -74,7 +91,28 @@ describe('loadConfig', () => {
     [{ MAILGUARD_TRUSTED_PROXIES: '10.0.0.0/8, fd00::/8, 192.0.2.0/24, ::1' }],
     [{ MAILGUARD_HOST: '0.0.0.0', MAILGUARD_TLS_CERT: HERE, MAILGUARD_TLS_KEY: HERE }],
     [{ MAILGUARD_PORT: '', MAILGUARD_TLS_CERT: '' }],
+    [{ MAILGUARD_WEBHOOK_ALLOW_CIDRS: '', MAILGUARD_WEBHOOK_ALLOW_HTTP: '' }],
+    [{ MAILGUARD_WEBHOOK_ALLOW_CIDRS: '10.0.0.0/8, fd00::/8,192.168.1.1, ::1' }],
+    [{ MAILGUARD_WEBHOOK_ALLOW_HTTP: 'false' }],
   ])('accepts %o', (env) => expect(problemsOf(env)).toEqual([]));
+
+  it('reads which targets of webhooks are allowed, each as a range that can be judged by', () => {
+    const { webhooks } = loadConfig({
+      MAILGUARD_WEBHOOK_ALLOW_CIDRS: '10.0.0.0/8, fd00::/8,192.168.1.1, ::1',
+      MAILGUARD_WEBHOOK_ALLOW_HTTP: 'true',
+    });
+    expect(webhooks).toEqual({
+      allowCidrs: ['10.0.0.0/8', 'fd00::/8', '192.168.1.1', '::1'],
+      allowHttp: true,
+    });
+    const policy = addressPolicy(webhooks.allowCidrs);
+    for (const address of ['10.1.2.3', 'fd00::1', '192.168.1.1', '::1']) {
+      expect([address, policy.denies(address)]).toEqual([address, false]);
+    }
+    for (const address of ['192.168.1.2', '127.0.0.1', '169.254.169.254']) {
+      expect([address, policy.denies(address)]).toEqual([address, true]);
+    }
+  });
 
   it('takes a secret from a file, and not from both places', () => {
     const file = join(mkdtempSync(join(tmpdir(), 'config-')), 'master');

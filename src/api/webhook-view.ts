@@ -102,7 +102,7 @@ export async function viewWebhooks(
       epoch: epoch?.epoch ?? 1,
       secrets: row.secrets
         .filter(({ until }) => until === null || until > now)
-        .map((s) => ({ ...s })),
+        .map(({ fingerprint, until }) => ({ fingerprint, until })),
       failing_since: row.failingSince,
       created_at: row.createdAt,
       updated_at: row.updatedAt,

@@ -5,7 +5,7 @@ import type { EventLog } from '../eventlog/eventlog.ts';
 import { isWebhookType } from '../projections/webhook-catalogue.ts';
 import { prepareEvent } from '../projections/webhook-payload.ts';
 import { createFeed } from './feed.ts';
-import { createLane, type Item } from './lane.ts';
+import { createLane, type Item, type Lane } from './lane.ts';
 import { placeAt } from './locate.ts';
 import { commandWebhook } from './notes.ts';
 import type { DeliveryDeps, Running } from './running.ts';
@@ -49,12 +49,16 @@ async function openReplay(s: Running, deps: DeliveryDeps, row: ReplayRow): Promi
   s.replays.push(createLane(feed, { sentTo, replay, delivered, failed }));
 }
 
+/** True when a replay has come to its end, and all of it is put down. */
+export const isThrough = ({ replay, sending, saved }: Lane): boolean =>
+  replay !== null && sending === 0 && saved >= replay.until;
+
 /** Ends replays that have come to their end, and are put down as far. */
 export async function endReplays(s: Running, deps: DeliveryDeps): Promise<void> {
   for (const lane of s.replays) {
     const { replay } = lane;
     // Only what is put down counts, so that the event tells the last of its results.
-    if (replay === null || lane.sending > 0 || lane.saved < replay.until) continue;
+    if (replay === null || !isThrough(lane)) continue;
     await commandWebhook(deps, s.row, {
       type: 'EndReplay',
       replayId: String(replay.id),

@@ -24,13 +24,13 @@ export function isDue(s: Running, wanted: Wanted, nowMs: number): boolean {
   if (s.dirtySinceMs !== null) {
     return s.attempts.length >= PAGE_EVENTS || nowMs - s.dirtySinceMs >= FLUSH_MS;
   }
-  if (s.replays.some(isThrough)) return true;
+  if (s.replays.some(isAtItsEnd)) return true;
   const moved = lowWatermark(s.live).position - s.live.saved;
   return moved >= IDLE_POSITIONS || (moved > 0n && nowMs - s.savedAtMs >= IDLE_MS);
 }
 
 /** A replay that has come to its end, which is not put down yet. */
-const isThrough = (lane: Lane): boolean =>
+const isAtItsEnd = (lane: Lane): boolean =>
   lane.replay !== null &&
   lane.saved < lane.replay.until &&
   lowWatermark(lane).position >= lane.replay.until;

@@ -8,7 +8,7 @@ import { lowWatermark } from './lane.ts';
 import { allowedNow, dueRetries, nextDueAt, pick } from './pick.ts';
 import { fill } from './reading.ts';
 import { recover, refresh } from './recovery.ts';
-import { loadEvents } from './replays.ts';
+import { isThrough, loadEvents } from './replays.ts';
 import { type DeliveryDeps, PAGE_EVENTS, type Running, SLOTS } from './running.ts';
 import { FLUSH_MS, isDue, mayMark, PACE_MS, settleRound, takeWanted } from './settling.ts';
 
@@ -149,6 +149,7 @@ function waitMs(s: Running, nowMs: number): number {
   const hasFresh = [s.live, ...s.replays].some(({ fresh }) => fresh.length > 0);
   if (hasFresh && s.inFlight > 0) return PACE_MS;
   if (s.dirtySinceMs !== null) return Math.max(1, s.dirtySinceMs + FLUSH_MS - nowMs);
+  if (s.replays.some(isThrough)) return 1;
   const due = nextDueAt(s);
   return due === null ? LOOK_MS : Math.min(Math.max(1, due - nowMs), LOOK_MS);
 }
