@@ -1,4 +1,5 @@
 import { readFileSync, statSync } from 'node:fs';
+import { isIP } from 'node:net';
 import { hostname } from 'node:os';
 import ipaddr from 'ipaddr.js';
 import { z } from 'zod';
@@ -286,6 +287,10 @@ function splitList(text: string): string[] {
 const isLoopback = (host: string): boolean =>
   host === 'localhost' || (ipaddr.isValid(host) && ipaddr.process(host).range() === 'loopback');
 
+/** An address or a range in its full form: what is short may be meant otherwise. */
 function isCidr(text: string): boolean {
-  return ipaddr.isValid(text) || ipaddr.isValidCIDR(text);
+  const [address = '', bits, more] = text.split('/');
+  if (isIP(address) === 0 || address.includes('%') || more !== undefined) return false;
+  const most = isIP(address) === 4 ? 32 : 128;
+  return bits === undefined || (/^\d{1,3}$/.test(bits) && Number(bits) <= most);
 }

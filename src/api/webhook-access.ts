@@ -109,9 +109,12 @@ export async function keepSecret(
   const bytes = parseWebhookSecret(secret);
   if (bytes === null) throw invalid([{ path: 'secret', message: SECRET_FORM }]);
   const fingerprint = secretFingerprint(bytes);
-  const sealed = secrets.seal(bytes, webhookSecretPurpose(id, fingerprint));
-  if (!(await saveWebhookSecret(pool, `webhook:${id}`, { fingerprint, sealed }))) {
-    throw invalid([{ path: 'secret', message: 'is, or looks like, one that it has had already' }]);
+  const purpose = webhookSecretPurpose(id, fingerprint);
+  const sealed = secrets.seal(bytes, purpose);
+  const kept = await saveWebhookSecret(pool, `webhook:${id}`, { fingerprint, sealed });
+  // Kept by an earlier try of the same it is as good as new; another of the same fingerprint cannot be told apart.
+  if (!secrets.unseal(kept, purpose).equals(bytes)) {
+    throw invalid([{ path: 'secret', message: 'looks like another one of this webhook' }]);
   }
   return { secret, fingerprint };
 }

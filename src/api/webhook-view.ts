@@ -126,9 +126,11 @@ export const AttemptView = z
     ms: z.number().int(),
     body_sha256: z.string().nullable().openapi({ description: 'Of the exact bytes, in hex.' }),
     signed_by: z.array(z.string()).openapi({ description: 'Fingerprints of the secrets.' }),
-    peer: z.string().nullable(),
+    peer: z.string().nullable().openapi({
+      description: 'The address that answered, for unnarrowed `full-admin` keys alone.',
+    }),
     replay_id: z.string().nullable(),
-    error: z.string().nullable(),
+    error: z.string().nullable().openapi({ description: 'What the system calls it.' }),
     response: z.string().nullable().openapi({
       description: 'The beginning of a refusal, for unnarrowed `full-admin` keys alone.',
     }),
@@ -147,7 +149,7 @@ export const viewAttempt = (
   ms: attempt.ms,
   body_sha256: attempt.bodySha256?.toString('hex') ?? null,
   signed_by: attempt.signedBy?.split(' ').filter((part) => part !== '') ?? [],
-  peer: attempt.peer,
+  peer: maySeeResponses(principal) ? attempt.peer : null,
   replay_id: attempt.replayId === null ? null : String(attempt.replayId),
   error: attempt.error,
   response: maySeeResponses(principal) ? attempt.excerpt : null,

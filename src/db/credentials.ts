@@ -69,19 +69,23 @@ export type SealedSecret = Readonly<{ fingerprint: string; sealed: Buffer }>;
 
 /**
  * Written before the event that names its fingerprint, so that no subscription lacks its secret; one
- * that no event names is never used. False when the subject has another of this fingerprint.
+ * that no event names is never used. What the subject already has of this fingerprint stays, and is returned.
  */
 export async function saveWebhookSecret(
   pool: pg.Pool,
   subject: string,
   { fingerprint, sealed }: SealedSecret,
-): Promise<boolean> {
-  const { rowCount } = await pool.query(
+): Promise<Buffer> {
+  await pool.query(
     `insert into credentials (subject, kind, lookup, sealed) values ($1, 'webhook', $2, $3)
      on conflict do nothing`,
     [subject, fingerprint, sealed],
   );
-  return rowCount === 1;
+  const { rows } = await pool.query<{ sealed: Buffer }>(
+    `select sealed from credentials where subject = $1 and kind = 'webhook' and lookup = $2`,
+    [subject, fingerprint],
+  );
+  return rows[0]?.sealed ?? sealed;
 }
 
 export async function listWebhookSecrets(

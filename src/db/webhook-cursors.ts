@@ -36,6 +36,8 @@ export type RetryRow = Readonly<{
   state: 'retrying' | 'parked';
   isSending: boolean;
   replayId: bigint | null;
+  /** When somebody last asked for it to be sent again. */
+  askedAt: Date | null;
 }>;
 
 export type ReplayProgress = Readonly<{
@@ -54,11 +56,16 @@ export type Settlement = Readonly<{
   breaker: object;
   quietUntil: Date | null;
   attempts: readonly Attempt[];
-  /** Retries that are over. */
-  done: readonly bigint[];
+  /** Retries that are over, unless somebody has asked for them since. */
+  done: readonly Readonly<{ position: bigint; askedAt: Date | null }>[];
   kept: readonly RetryRow[];
   replays: readonly ReplayProgress[];
 }>;
+
+/** What its owner says of a retry, unless somebody has asked for it since: then what that has set stays. */
+const unlessAsked = (column: string): string => `
+        ${column} = case when webhook_retries.asked_at is not distinct from excluded.asked_at
+          then excluded.${column} else webhook_retries.${column} end`;
 
 // The token is the fence: one who was taken for dead and is not finds another token here, and then nothing of the
 // statement happens. Cursor, retry set and attempts change together, so that no crash can leave an event in none.
@@ -74,18 +81,19 @@ const SETTLE = `
     from moved m, unnest(${ATTEMPT_COLUMNS.map(([, type], i) => `$${i + 13}::${type}[]`).join(', ')}) a
   ), done as (
     delete from webhook_retries r using moved m
-    where r.webhook_id = m.webhook_id and r.position = any($10::bigint[])
+      , unnest($10::bigint[], $28::timestamptz[]) d (position, asked_at)
+    where r.webhook_id = m.webhook_id and r.position = d.position
+      and r.asked_at is not distinct from d.asked_at
   ), kept as (
     insert into webhook_retries (webhook_id, position, event_id, key, epoch, sequence, tries, due_at,
-      first_failed_at, last_outcome, state, is_sending, replay_id)
+      first_failed_at, last_outcome, state, is_sending, replay_id, asked_at)
     select m.webhook_id, k.* from moved m, jsonb_to_recordset($11)
       k (position bigint, event_id uuid, key text, epoch int, sequence bigint, tries int,
          due_at timestamptz, first_failed_at timestamptz, last_outcome text, state text,
-         is_sending boolean, replay_id bigint)
+         is_sending boolean, replay_id bigint, asked_at timestamptz)
     on conflict (webhook_id, position) do update
-    set epoch = excluded.epoch, sequence = excluded.sequence, tries = excluded.tries,
-        due_at = excluded.due_at, last_outcome = excluded.last_outcome, state = excluded.state,
-        is_sending = excluded.is_sending, replay_id = excluded.replay_id
+    set is_sending = excluded.is_sending, last_outcome = excluded.last_outcome,
+        ${['tries', 'due_at', 'first_failed_at', 'state'].map(unlessAsked).join(', ')}
   ), replayed as (
     update webhook_replays r
     set position = p.position, sent_to = p.sent_to, delivered = p.delivered, failed = p.failed
@@ -111,10 +119,11 @@ export async function settle(pool: pg.Pool, batch: Settlement): Promise<boolean>
       place.isClean,
       JSON.stringify(batch.breaker),
       batch.quietUntil,
-      batch.done,
+      batch.done.map(({ position }) => position),
       JSON.stringify(batch.kept.map(toRetryRecord)),
       JSON.stringify(batch.replays.map(toReplayRecord)),
       ...attemptArrays(batch.attempts),
+      batch.done.map(({ askedAt }) => askedAt),
     ],
   });
   return rows[0]?.moved === 1;
@@ -133,6 +142,7 @@ const toRetryRecord = (row: RetryRow) => ({
   state: row.state,
   is_sending: row.isSending,
   replay_id: row.replayId === null ? null : String(row.replayId),
+  asked_at: row.askedAt,
 });
 
 const toReplayRecord = (progress: ReplayProgress) => ({

@@ -13,7 +13,7 @@ export async function listRetries(
 ): Promise<readonly RetryRow[]> {
   const { rows } = await pool.query<Row>(
     `select position, event_id, key, epoch, sequence, tries, due_at, first_failed_at, last_outcome,
-       state, is_sending, replay_id
+       state, is_sending, replay_id, asked_at
      from webhook_retries
      where webhook_id = $1 and ($2::text is null or state = $2) and position > $3
      order by position limit $4`,
@@ -50,10 +50,10 @@ export async function requestResend(
 ): Promise<void> {
   await pool.query(
     `insert into webhook_retries (webhook_id, position, event_id, key, epoch, sequence, tries, due_at,
-       first_failed_at, state)
-     select $1, $2, $3, $4, $5, $6, 0, $7, $7, 'retrying' where exists (select from webhooks where id = $1)
+       first_failed_at, state, asked_at)
+     select $1, $2, $3, $4, $5, $6, 0, $7, $7, 'retrying', $7 where exists (select from webhooks where id = $1)
      on conflict (webhook_id, position) do update
-     set state = 'retrying', tries = 0, due_at = $7, first_failed_at = $7`,
+     set state = 'retrying', tries = 0, due_at = $7, first_failed_at = $7, asked_at = $7`,
     [
       webhookId,
       wanted.position,
@@ -79,6 +79,7 @@ type Row = {
   state: RetryRow['state'];
   is_sending: boolean;
   replay_id: string | null;
+  asked_at: string | null;
 };
 
 const toRow = (row: Row): RetryRow => ({
@@ -94,4 +95,5 @@ const toRow = (row: Row): RetryRow => ({
   state: row.state,
   isSending: row.is_sending,
   replayId: row.replay_id === null ? null : BigInt(row.replay_id),
+  askedAt: row.asked_at === null ? null : new Date(row.asked_at),
 });

@@ -204,7 +204,8 @@ function update(
 ): readonly WebhookEvent[] {
   if (filter === null) throw new Error('a webhook without a filter');
   const { event_types, ordering } = { ...filter, ...changes };
-  const begins_epoch = event_types.join() !== filter.event_types.join();
+  // In another order they are the same.
+  const begins_epoch = [...event_types].sort().join() !== [...filter.event_types].sort().join();
   if (!begins_epoch && ordering === filter.ordering && told === null) return [];
   return [
     {
@@ -219,6 +220,10 @@ function rotate(
   { fingerprint, graceUntil, now }: Extract<WebhookCommand, { type: 'RotateSecret' }>,
   { secrets }: Webhook,
 ): readonly WebhookEvent[] {
+  if (secrets.some((secret) => secret.fingerprint === fingerprint)) {
+    const issues = [{ path: 'secret', message: 'is one that signs already' }];
+    throw new DomainError('validation_failed', 'The webhook has this secret.', { issues });
+  }
   const isLiving = ({ until }: SecretRef) => until === null || until > now;
   const old = secrets
     .filter(isLiving)

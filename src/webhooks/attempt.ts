@@ -22,7 +22,9 @@ export function attempt(s: Running, deps: DeliveryDeps, item: Item, done: () => 
   const { lane } = item;
   begin(s, item);
   const sending =
-    target.url === null ? blocked(target.refusal) : send(s, deps, { item, begun, url: target.url });
+    target.url === null
+      ? blocked('TARGET_REFUSED')
+      : send(s, deps, { item, begun, url: target.url });
   sending
     .then((sent) => {
       end(s, lane);
@@ -70,7 +72,7 @@ function send(
   const secrets = begun.signedBy
     .split(' ')
     .flatMap((fingerprint) => s.secrets.get(fingerprint) ?? []);
-  if (secrets.length === 0) return blocked('the secret of this subscription is not here');
+  if (secrets.length === 0) return blocked('SECRET_MISSING');
   return deps.sender.send({
     url,
     body,

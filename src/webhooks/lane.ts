@@ -20,6 +20,8 @@ export type Item = {
   firstFailedAtMs: number | null;
   lastOutcome: string | null;
   replayId: bigint | null;
+  /** When somebody last asked for it. */
+  askedAt: Date | null;
 };
 
 /**
@@ -82,6 +84,7 @@ export const toItem = (lane: Lane, { event, epoch, sequence }: Matched): Item =>
   firstFailedAtMs: null,
   lastOutcome: null,
   replayId: lane.replay?.id ?? null,
+  askedAt: null,
 });
 
 /** Everything at or below it is over; forgets what is. */
@@ -122,6 +125,18 @@ export function unmark(lane: Lane): void {
   // Marks are taken back from the end only.
   if (fresh !== undefined && fresh <= highest) return;
   lane.sentTo = highest;
+}
+
+/** Forgets what was read up to a position and is not under way; those that are go on. */
+export function dropTo(lane: Lane, position: Position): readonly Item[] {
+  const isDropped = (item: Item) => item.position <= position && item.state !== 'sending';
+  const dropped = lane.items.filter(isDropped);
+  const left = (items: readonly Item[]) => items.filter((item) => !isDropped(item));
+  lane.items = left(lane.items);
+  lane.fresh = left(lane.fresh);
+  lane.ready = left(lane.ready);
+  lane.again = left(lane.again);
+  return dropped;
 }
 
 /** Events of one key go one after the other: who comes first goes, the others wait behind it. */

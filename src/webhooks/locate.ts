@@ -57,11 +57,17 @@ export async function oldestWaiting(
   row: WebhookRow,
 ): Promise<string | null> {
   const cursor = await findCursor(pool, row.id);
-  const after = cursor?.place.position ?? row.epochs[0]?.after ?? 0n;
-  const epoch = epochAt(row.epochs, after + 1n) ?? row.epochs[0];
-  if (epoch === undefined) return null;
-  const { position: until } = await log.head();
-  const filter = exactFilterOf(row, epoch);
-  const [line] = (await log.readLines({ after, until, filter, limit: 1 })).lines;
-  return line === undefined ? null : readLine(line.line).recorded_at;
+  const { position: head } = await log.head();
+  let after = cursor?.place.position ?? row.epochs[0]?.after ?? 0n;
+  for (const [index, epoch] of row.epochs.entries()) {
+    const next = row.epochs[index + 1];
+    // Over before the cursor, or left out by the one that follows.
+    if (next !== undefined && (next.after <= after || next.skips)) continue;
+    if (epoch.after > after) after = epoch.after;
+    const until = next === undefined || next.after > head ? head : next.after;
+    const filter = exactFilterOf(row, epoch);
+    const [line] = (await log.readLines({ after, until, filter, limit: 1 })).lines;
+    if (line !== undefined) return readLine(line.line).recorded_at;
+  }
+  return null;
 }

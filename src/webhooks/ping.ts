@@ -42,7 +42,7 @@ export async function ping(
   secrets: ReadonlyMap<string, KeyObject>,
 ): Promise<PingResult> {
   const target = parseTarget(row.url, policy);
-  if (target.url === null) return { ...NOTHING, outcome: 'blocked', error: target.refusal };
+  if (target.url === null) return { ...NOTHING, error: 'TARGET_REFUSED' };
   const now = clock.now();
   const id = `ping_${randomUUID()}`;
   const body = JSON.stringify({
@@ -53,6 +53,7 @@ export async function ping(
   });
   const living = row.secrets.filter(({ until }) => until === null || Date.parse(until) > +now);
   const keys = living.flatMap(({ fingerprint }) => secrets.get(fingerprint) ?? []);
+  if (keys.length === 0) return { ...NOTHING, error: 'SECRET_MISSING' };
   const timestampSeconds = Math.floor(+now / 1_000);
   const addresses = await addressesOf(target.url.hostname);
   let seen: PingResult['tls'] = null;

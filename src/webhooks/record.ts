@@ -92,7 +92,7 @@ function settleItem(
       if (item.lane === null) {
         s.retries.delete(item.position);
         s.kept.delete(item.position);
-        s.done.add(item.position);
+        s.done.set(item.position, item.askedAt);
       } else {
         item.lane.delivered += 1n;
         leaveLane(item);

@@ -1,5 +1,6 @@
+import { setMaxListeners } from 'node:events';
 import { findDelivered } from '../db/webhook-attempts.ts';
-import type { CursorRow } from '../db/webhook-cursors.ts';
+import type { CursorRow, RetryRow } from '../db/webhook-cursors.ts';
 import { countRetries, listRetries } from '../db/webhook-retries.ts';
 import type { WebhookRow } from '../projections/webhooks.ts';
 import { fromKept } from './breaker.ts';
@@ -42,7 +43,7 @@ export async function recover(
     retriesInFlight: 0,
     attempts: [],
     kept: new Map(),
-    done: new Set(),
+    done: new Map(),
     dirtySinceMs: null,
     toNote: [],
     toPark: [],
@@ -56,6 +57,8 @@ export async function recover(
     wake: () => undefined,
     cut: new AbortController(),
   };
+  // As many deliveries may be under way as there are slots, and all of them listen.
+  setMaxListeners(0, s.cut.signal);
   const doubtful = addRetries(s, rows);
   await loadEvents(deps, doubtful);
   for (const item of doubtful) {
@@ -77,12 +80,24 @@ export async function refresh(s: Running, deps: DeliveryDeps): Promise<void> {
     s.done.has(position) || s.kept.has(position);
   // Of those the database is not up to date yet: once it is, they are looked at again.
   s.isStale = rows.some(isSettling);
+  for (const row of rows) if (!isSettling(row)) askAgain(s, row);
   s.parked = parked + [...s.kept.values()].filter(({ state }) => state === 'parked').length;
   addRetries(
     s,
     rows.filter((row) => !s.retries.has(row.position) && !isSettling(row)),
   );
   await openReplays(s, deps);
+}
+
+/** One that waits, or was tried in vain, and that somebody wants now. */
+function askAgain(s: Running, row: RetryRow): void {
+  const item = s.retries.get(row.position);
+  if (item === undefined || row.askedAt === null) return;
+  if (item.askedAt !== null && item.askedAt >= row.askedAt) return;
+  item.askedAt = row.askedAt;
+  item.tries = 0;
+  item.dueAtMs = row.dueAt.getTime();
+  item.firstFailedAtMs = row.firstFailedAt.getTime();
 }
 
 /** The retry set as it is kept; those that were marked as being sent when their owner ended. */
@@ -96,6 +111,7 @@ function addRetries(s: Running, rows: Awaited<ReturnType<typeof listRetries>>): 
       firstFailedAtMs: row.firstFailedAt.getTime(),
       lastOutcome: row.lastOutcome,
       replayId: row.replayId,
+      askedAt: row.askedAt,
     };
     if (!s.gate.enter(item)) item.state = 'blocked';
     s.retries.set(row.position, item);

@@ -7,7 +7,7 @@ import type { DisableCause, ParkCause, WebhookNote } from '../domain/webhook.ts'
 import type { EventLog, Position } from '../eventlog/eventlog.ts';
 import type { WebhookRow } from '../projections/webhooks.ts';
 import type { Breaker } from './breaker.ts';
-import type { Item, KeyGate, Lane } from './lane.ts';
+import { dropTo, type Item, type KeyGate, type Lane } from './lane.ts';
 import type { Sender } from './send.ts';
 import type { Slots } from './slots.ts';
 import type { Tail } from './tail.ts';
@@ -53,7 +53,7 @@ export type Running = {
   /** What is to be put down. */
   attempts: Attempt[];
   kept: Map<Position, RetryRow>;
-  done: Set<Position>;
+  done: Map<Position, Date | null>;
   dirtySinceMs: number | null;
   /** What is to be recorded in the log, in order. */
   toNote: { note: WebhookNote; occasion: string; atMs: number }[];
@@ -145,7 +145,20 @@ export function keep(
     state,
     isSending,
     replayId: item.replayId,
+    askedAt: item.askedAt,
   });
+}
+
+/** Takes over how a subscription is set now, and leaves out what it says is to be left out. */
+export function takeOver(s: Running, row: WebhookRow): void {
+  s.row = row;
+  const skipped = row.epochs.findLast(({ skips }) => skips);
+  if (skipped === undefined) return;
+  const dropped = dropTo(s.live, skipped.after);
+  for (const item of dropped) {
+    item.state = 'over';
+    release(s, item);
+  }
 }
 
 /** An event is over: whoever waited behind it may go. */

@@ -45,6 +45,7 @@ const KEEP_ALIVE_MS = 4_000;
 /** What is read of an answer before the connection is cut. */
 const BODY_BYTES_MAX = 16_384;
 const EXCERPT_CHARACTERS_MAX = 500;
+const CAUSES_MAX = 8;
 
 /** Posts over kept connections that reach no address the policy denies. Follows nothing, unpacks nothing. */
 export function openSender(options: SenderOptions): Sender {
@@ -152,6 +153,21 @@ function asFailure(error: unknown, isLate: boolean): Answer {
   const code = (error as { code?: unknown }).code;
   const isTimeout = isLate || code === 'UND_ERR_HEADERS_TIMEOUT' || code === 'UND_ERR_BODY_TIMEOUT';
   const failure = connectFailureOf(error) ?? (isTimeout ? 'timeout' : 'no_answer');
-  const said = isTimeout ? 'no answer in time' : (error as Error).message;
-  return { reply: { status: null, failure }, error: toExcerpt(said), excerpt: null };
+  return {
+    reply: { status: null, failure },
+    error: isTimeout ? 'ETIMEDOUT' : codeOf(error),
+    excerpt: null,
+  };
+}
+
+/** What the system calls it. Its words would tell names and addresses, which go when the webhook goes. */
+function codeOf(error: unknown): string | null {
+  let found: string | null = null;
+  let current = error;
+  for (let depth = 0; depth < CAUSES_MAX && current instanceof Error; depth += 1) {
+    const { code } = current as NodeJS.ErrnoException;
+    if (typeof code === 'string' && /^[A-Z][A-Z0-9_]{1,63}$/.test(code)) found = code;
+    current = current.cause;
+  }
+  return found;
 }

@@ -66,7 +66,7 @@ export async function settleRound(
   const { attempts, kept, done } = s;
   s.attempts = [];
   s.kept = new Map();
-  s.done = new Set();
+  s.done = new Map();
   s.dirtySinceMs = null;
   let isOurs: boolean;
   try {
@@ -75,7 +75,7 @@ export async function settleRound(
     s.attempts = [...attempts, ...s.attempts];
     // What came since is newer.
     s.kept = new Map([...[...kept].filter(([at]) => !s.done.has(at)), ...s.kept]);
-    s.done = new Set([...[...done].filter((at) => !s.kept.has(at)), ...s.done]);
+    s.done = new Map([...[...done].filter(([at]) => !s.kept.has(at)), ...s.done]);
     s.dirtySinceMs = 0;
     for (const { lane, items } of wanted.lanes) lane.fresh.unshift(...items);
     throw error;
@@ -110,7 +110,7 @@ function toBatch(s: Running, wanted: Wanted, isClean: boolean): Settlement {
     breaker: toKept(s.breaker),
     quietUntil: s.quietUntilMs > 0 ? new Date(s.quietUntilMs) : null,
     attempts: s.attempts,
-    done: [...s.done],
+    done: [...s.done].map(([position, askedAt]) => ({ position, askedAt })),
     kept: [...s.kept.values()],
     replays: s.replays.map((lane) => toProgress(lane, marksOf(lane))),
   };

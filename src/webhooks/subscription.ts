@@ -9,7 +9,7 @@ import { allowedNow, dueRetries, nextDueAt, pick } from './pick.ts';
 import { fill } from './reading.ts';
 import { recover, refresh } from './recovery.ts';
 import { isThrough, loadEvents } from './replays.ts';
-import { type DeliveryDeps, PAGE_EVENTS, type Running, SLOTS } from './running.ts';
+import { type DeliveryDeps, PAGE_EVENTS, type Running, SLOTS, takeOver } from './running.ts';
 import { FLUSH_MS, isDue, mayMark, PACE_MS, settleRound, takeWanted } from './settling.ts';
 
 /** One subscription as this process delivers it, until it is stopped, deleted or taken over. */
@@ -51,7 +51,7 @@ export async function runSubscription(
       s.isStale = true;
       if (next === null) s.phase = s.phase === 'running' ? 'deleted' : s.phase;
       // What the worker decided itself is newer than a read model that is behind.
-      else if (next.revision >= s.row.revision) s.row = next;
+      else if (next.revision >= s.row.revision) takeOver(s, next);
       s.secrets = secrets;
       s.wake();
     },

@@ -5,6 +5,7 @@ import { type Reply, startTestGateway, type TestGateway } from '../support/gatew
 import { handIn, held } from '../support/mail.ts';
 import { allSince, flushWindows, headOf } from '../support/recorded.ts';
 import { type StoppedClock, stoppedClock } from '../support/stopped-clock.ts';
+import { LOOPBACK } from '../support/webhook-receiver.ts';
 
 const SCOPES = ['read-only', 'quarantine-only', 'domain-admin', 'full-admin'] as const;
 const REACHES = ['whole', 'own', 'foreign'] as const;
@@ -25,6 +26,13 @@ const rows = {
     'full-admin': [status, status, 404],
   }),
   notQuarantine: (status: number): Row => ({ ...rows.all(status), 'quarantine-only': no }),
+  /** Something that belongs to no mail domain, and is no secret. */
+  ofNobody: {
+    'read-only': [200, 200, 200],
+    'quarantine-only': no,
+    'domain-admin': ['-', 200, 200],
+    'full-admin': [200, 200, 200],
+  } as Row,
   /** Release and its kind: also for those who may do nothing else. */
   actors: (status: number): Row => ({ ...rows.all(status), 'read-only': no }),
   writers: (status: number): Row => ({
@@ -118,6 +126,37 @@ const TABLE: Readonly<Record<string, Row | 'public'>> = {
   },
   getSenderFilter: rows.notQuarantine(200),
   deleteSenderFilter: rows.writers(200),
+  listWebhooks: {
+    'read-only': [200, 200, 'hidden'],
+    'quarantine-only': no,
+    'domain-admin': ['-', 200, 'hidden'],
+    'full-admin': [200, 200, 'hidden'],
+  },
+  createWebhook: {
+    'read-only': no,
+    'quarantine-only': no,
+    'domain-admin': ['-', 201, 422],
+    'full-admin': [201, 201, 422],
+  },
+  getWebhook: rows.notQuarantine(200),
+  updateWebhook: rows.writers(200),
+  deleteWebhook: rows.writers(200),
+  pauseWebhook: rows.writers(200),
+  resumeWebhook: rows.writers(200),
+  enableWebhook: rows.writers(200),
+  rotateWebhookSecret: rows.writers(201),
+  pingWebhook: rows.writers(200),
+  getWebhookStats: rows.notQuarantine(200),
+  listWebhookDeliveries: rows.notQuarantine(200),
+  listWebhookAttempts: rows.notQuarantine(200),
+  resendWebhookEvent: rows.writers(202),
+  listParkedWebhookEvents: rows.notQuarantine(200),
+  createWebhookReplay: rows.writers(202),
+  listWebhookReplays: rows.notQuarantine(200),
+  getWebhookReplay: rows.notQuarantine(200),
+  cancelWebhookReplay: rows.writers(200),
+  listWebhookEventTypes: rows.ofNobody,
+  getWebhookEventTypeSchema: rows.ofNobody,
   listAuditLogs: {
     'read-only': [200, 200, 'hidden'],
     'quarantine-only': no,
@@ -137,7 +176,7 @@ let clock: StoppedClock;
 let foreign: { id: number; name: string };
 beforeAll(async () => {
   clock = stoppedClock();
-  t = await startTestGateway({ clock, config: { smtpRelay: NOBODY } });
+  t = await startTestGateway({ clock, config: { smtpRelay: NOBODY, ...LOOPBACK } });
   foreign = await t.createDomain();
 });
 afterAll(() => t.close());
@@ -160,7 +199,23 @@ async function makeTarget(route?: AnyRoute) {
   const isOfMessage = /\{(queue_id|job_id)\}|messages\/\{id\}/.test(route?.path ?? '');
   const message = isOfMessage ? await held(t, { to: `you@${domain.name}` }) : NO_MESSAGE;
   const job = route?.path.includes('{job_id}') ? await endedJob(domain.name) : NO_MESSAGE.id;
-  return { domain, position, key, filter, message, job };
+  const isOfWebhook = route?.path.startsWith('/webhooks') === true;
+  const hook = isOfWebhook ? await webhookOf(domain.name, route) : NO_WEBHOOK;
+  const eventId = events.find(({ type }) => type === 'mail_domain.created')?.event_id ?? '';
+  return { domain, position, key, filter, message, job, hook, eventId };
+}
+
+const NO_WEBHOOK = { id: 999_999, replay: 999_999 };
+const WEBHOOK = { url: `http://${NOBODY}/`, event_types: ['*'], start: 'earliest' };
+
+/** A subscription to all that happened to a mail domain, with a replay; held, but where that matters. */
+async function webhookOf(mailDomain: string, route: AnyRoute) {
+  const enabled = route.id === 'enableWebhook';
+  const body = { ...WEBHOOK, mail_domain: mailDomain, enabled };
+  const { id } = (await t.send('POST', '/webhooks', { body })).body.data;
+  const replay = { from: 'earliest', reason: 'they ask' };
+  const made = await t.send('POST', `/webhooks/${id}/replays`, { body: replay });
+  return { id, replay: made.body.data.id };
 }
 
 const NO_MESSAGE = {
@@ -181,8 +236,12 @@ async function endedJob(mailDomain: string): Promise<string> {
 type Target = Awaited<ReturnType<typeof makeTarget>>;
 
 function requestFor(route: AnyRoute, target: Target) {
-  const { domain, position, key, filter, message, job } = target;
-  const ids: Record<string, number> = { domains: domain.id, 'sender-filters': filter.id };
+  const { domain, position, key, filter, message, job, hook } = target;
+  const ids: Record<string, number> = {
+    domains: domain.id,
+    'sender-filters': filter.id,
+    webhooks: hook.id,
+  };
   const id = ids[route.path.split('/')[1] ?? ''] ?? key.id;
   const path = `${route.atRoot ? '/' : ''}${route.path}`
     .replace('messages/{id}', `messages/${message.id}`)
@@ -190,6 +249,9 @@ function requestFor(route: AnyRoute, target: Target) {
     .replace('{queue_id}', message.queue_id)
     .replace('{job_id}', job)
     .replace('{id}', String(id))
+    .replace('{replay_id}', String(hook.replay))
+    .replace('{event_id}', target.eventId)
+    .replace('{type}', 'quarantine.added')
     .replace('{position}', position);
   const bodies: Record<string, object> = {
     retrainMessage: { class: 'spam' },
@@ -203,6 +265,9 @@ function requestFor(route: AnyRoute, target: Target) {
     },
     createMailDomain: { name: `new${key.id}.example` },
     createSenderFilter: { ...FILTER, mail_domain: domain.name },
+    createWebhook: { ...WEBHOOK, mail_domain: domain.name },
+    updateWebhook: { description: 'changed' },
+    createWebhookReplay: { from: 'earliest', reason: 'they ask' },
     updateApiKey: { name: 'renamed' },
     replaceMailDomain: { quarantine_threshold: 1 },
     patchMailDomain: { quarantine_threshold: 2 },
@@ -234,6 +299,7 @@ const LISTS = [
   'listApiKeys',
   'listMailDomains',
   'listSenderFilters',
+  'listWebhooks',
   'listAuditLogs',
 ];
 const byId = (id: string) => routes.find((route) => route.id === id)!;
@@ -308,6 +374,8 @@ function askForNothing(route: AnyRoute, key: string): Promise<Reply> {
     filter: { id: 999_999 },
     message: NO_MESSAGE,
     job: NO_MESSAGE.id,
+    hook: NO_WEBHOOK,
+    eventId: NO_MESSAGE.id,
   };
   return ask(route, { ...nothing, position: '999999999' }, key);
 }

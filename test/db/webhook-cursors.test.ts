@@ -54,6 +54,7 @@ describe('the state of a subscription in the database', () => {
   const aRetry = {
     ...{ position: 7n, eventId: randomUUID(), key: 'k-1', epoch: 1, sequence: 3, tries: 1 },
     ...{ dueAt: NOW, firstFailedAt: NOW, lastOutcome: 'timeout', isSending: false, replayId: null },
+    askedAt: null,
     state: 'retrying' as const,
   };
 
@@ -68,7 +69,10 @@ describe('the state of a subscription in the database', () => {
     expect(await listAttempts(database.pool, webhookId, 5n, 10)).toHaveLength(1);
     const all = { state: null, after: 0n, limit: 10 };
     expect(await listRetries(database.pool, webhookId, all)).toMatchObject([{ position: 7n }]);
-    const done = batchFor(webhookId, token, { done: [7n], attempts: [] });
+    const done = batchFor(webhookId, token, {
+      done: [{ position: 7n, askedAt: null }],
+      attempts: [],
+    });
     expect(await settle(database.pool, done)).toBe(true);
     expect(await listRetries(database.pool, webhookId, all)).toEqual([]);
     await endLease(database.pool, one.workerId);

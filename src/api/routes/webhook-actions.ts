@@ -182,6 +182,7 @@ const pingWebhook = route({
     );
     const isTrusted = maySeeResponses(principal);
     return {
+      subject: `webhook:${row.id}`,
       data: {
         delivered: found.delivered,
         ...{ outcome, status, ms: found.ms },

@@ -7,6 +7,7 @@ import { webhook } from '../../domain/webhook.ts';
 import { handleCommand } from '../../eventlog/handle-command.ts';
 import { countWebhooks, findWebhook, listWebhooks } from '../../projections/webhooks.ts';
 import type { Context } from '../context.ts';
+import { invalid } from '../input.ts';
 import { BASE_PATH } from '../paths.ts';
 import { type Answer, type Call, route } from '../route.ts';
 import { Id, IdText, LIST_HEADERS, ListQuery, listHeaders, Text } from '../schemas.ts';
@@ -36,6 +37,7 @@ import { z } from '../zod.ts';
 
 /** Subscriptions of one installation. */
 const WEBHOOKS_MAX = 1_000;
+const UPDATE_TRIES_MAX = 5;
 const PATH = '/webhooks';
 
 export const WebhookParams = z.strictObject({ id: IdText });
@@ -128,6 +130,13 @@ const get = route({
   },
 });
 
+const WebhookChanges = z.strictObject({
+  url: WebhookUrl.optional(),
+  event_types: EventTypes.optional(),
+  ordering: Ordering.optional(),
+  description: Description.nullable().optional(),
+});
+
 const update = route({
   id: 'updateWebhook',
   method: 'patch',
@@ -139,12 +148,7 @@ const update = route({
     'counts from 1 again. A new URL counts at once, for what is tried again, too.',
   permission: write,
   params: WebhookParams,
-  body: z.strictObject({
-    url: WebhookUrl.optional(),
-    event_types: EventTypes.optional(),
-    ordering: Ordering.optional(),
-    description: Description.nullable().optional(),
-  }),
+  body: WebhookChanges,
   mergePatch: true,
   conditional: true,
   reply: WebhookView,
@@ -152,21 +156,15 @@ const update = route({
   errors: ['not_found', 'stale', 'target_refused'],
   example: { body: { event_types: ['*'] } },
   async handle(context, call) {
-    const { params, body, principal } = call;
-    // What is compared with the row must not be compared with an older one.
-    await context.projector.caughtUp((await context.log.head()).position, ['webhooks']);
-    const row = await findVisibleWebhook(context, principal, params.id);
-    const { url = row.url, description = row.description } = body;
-    if (url !== row.url) await requireTarget(context, url);
-    const isSame = url === row.url && description === row.description;
-    return commandWebhook(context, call, row, {
-      type: 'UpdateWebhook',
-      changes: {
-        ...(body.event_types === undefined ? {} : { event_types: body.event_types }),
-        ...(body.ordering === undefined ? {} : { ordering: body.ordering }),
-      },
-      told: isSame ? null : { url, description },
-    });
+    for (let tries = 1; ; tries += 1) {
+      try {
+        return await updateOnce(context, call);
+      } catch (error) {
+        // Somebody else was faster; unless it was asked for one state, it is decided anew on theirs.
+        const isRace = error instanceof DomainError && error.code === 'stale';
+        if (!isRace || call.ifMatch !== null || tries === UPDATE_TRIES_MAX) throw error;
+      }
+    }
   },
 });
 
@@ -245,6 +243,29 @@ async function createWebhook(
   });
 }
 
+async function updateOnce(
+  context: Context,
+  call: Call<{ id: number }, unknown, z.output<typeof WebhookChanges>>,
+): Promise<DataAnswer> {
+  const { params, body, principal } = call;
+  // What is compared with the row must not be compared with an older one.
+  await context.projector.caughtUp((await context.log.head()).position, ['webhooks']);
+  const row = await findVisibleWebhook(context, principal, params.id);
+  const { url = row.url, description = row.description } = body;
+  if (url !== row.url) await requireTarget(context, url);
+  const isSame = url === row.url && description === row.description;
+  // URL and description are told together: what is not changed must be what it is now.
+  const ifMatch = call.ifMatch ?? (isSame ? null : row.revision);
+  return commandWebhook(context, { ...call, ifMatch }, row, {
+    type: 'UpdateWebhook',
+    changes: {
+      ...(body.event_types === undefined ? {} : { event_types: body.event_types }),
+      ...(body.ordering === undefined ? {} : { ordering: body.ordering }),
+    },
+    told: isSame ? null : { url, description },
+  });
+}
+
 type DataAnswer = Extract<Answer<z.input<typeof WebhookView>>, { data: unknown }>;
 
 /** An answer that tells a secret, and whose repetition does not. */
@@ -269,5 +290,8 @@ async function startOf(
 ): Promise<bigint | null> {
   if (start === 'now') return null;
   if (start === 'earliest') return context.log.identity.minimumPosition - 1n;
+  if ('at' in start && Date.parse(start.at) > context.clock.nowMs()) {
+    throw invalid([{ path: 'start', message: 'lies in the future' }]);
+  }
   return positionBefore(context, start, 'start');
 }

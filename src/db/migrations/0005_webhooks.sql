@@ -75,6 +75,8 @@ create table webhook_retries (
   -- Set before a try, so that a crash leaves a mark.
   is_sending boolean not null default false,
   replay_id bigint,
+  -- When somebody last asked for it. What its owner writes without knowing of that undoes nothing of it.
+  asked_at timestamptz,
   primary key (webhook_id, position)
 );
 
