@@ -35,7 +35,6 @@ export type RetryRow = Readonly<{
   lastOutcome: string | null;
   state: 'retrying' | 'parked';
   isSending: boolean;
-  replayId: bigint | null;
   /** When somebody last asked for it to be sent again. */
   askedAt: Date | null;
 }>;
@@ -86,11 +85,11 @@ const SETTLE = `
       and r.asked_at is not distinct from d.asked_at
   ), kept as (
     insert into webhook_retries (webhook_id, position, event_id, key, epoch, sequence, tries, due_at,
-      first_failed_at, last_outcome, state, is_sending, replay_id, asked_at)
+      first_failed_at, last_outcome, state, is_sending, asked_at)
     select m.webhook_id, k.* from moved m, jsonb_to_recordset($11)
       k (position bigint, event_id uuid, key text, epoch int, sequence bigint, tries int,
          due_at timestamptz, first_failed_at timestamptz, last_outcome text, state text,
-         is_sending boolean, replay_id bigint, asked_at timestamptz)
+         is_sending boolean, asked_at timestamptz)
     on conflict (webhook_id, position) do update
     set is_sending = excluded.is_sending, last_outcome = excluded.last_outcome,
         ${['tries', 'due_at', 'first_failed_at', 'state'].map(unlessAsked).join(', ')}
@@ -141,7 +140,6 @@ const toRetryRecord = (row: RetryRow) => ({
   last_outcome: row.lastOutcome,
   state: row.state,
   is_sending: row.isSending,
-  replay_id: row.replayId === null ? null : String(row.replayId),
   asked_at: row.askedAt,
 });
 

@@ -13,7 +13,7 @@ export async function listRetries(
 ): Promise<readonly RetryRow[]> {
   const { rows } = await pool.query<Row>(
     `select position, event_id, key, epoch, sequence, tries, due_at, first_failed_at, last_outcome,
-       state, is_sending, replay_id, asked_at
+       state, is_sending, asked_at
      from webhook_retries
      where webhook_id = $1 and ($2::text is null or state = $2) and position > $3
      order by position limit $4`,
@@ -78,7 +78,6 @@ type Row = {
   last_outcome: string | null;
   state: RetryRow['state'];
   is_sending: boolean;
-  replay_id: string | null;
   asked_at: string | null;
 };
 
@@ -94,6 +93,5 @@ const toRow = (row: Row): RetryRow => ({
   lastOutcome: row.last_outcome,
   state: row.state,
   isSending: row.is_sending,
-  replayId: row.replay_id === null ? null : BigInt(row.replay_id),
   askedAt: row.asked_at === null ? null : new Date(row.asked_at),
 });

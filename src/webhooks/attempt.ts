@@ -4,7 +4,6 @@ import { type Begun, record } from './record.ts';
 import { begin, type DeliveryDeps, end, type Running } from './running.ts';
 import type { Sent } from './send.ts';
 import { signDelivery } from './signature.ts';
-import { parseTarget } from './target.ts';
 
 const USER_AGENT = 'MailGuard-Webhooks/1';
 
@@ -13,7 +12,7 @@ const USER_AGENT = 'MailGuard-Webhooks/1';
  * called. False when there is no slot: then nothing was begun.
  */
 export function attempt(s: Running, deps: DeliveryDeps, item: Item, done: () => void): boolean {
-  const target = parseTarget(s.row.url, deps.policy);
+  const { target } = s;
   const host = target.url?.host ?? '';
   const isFirst = s.inFlight === 0;
   const giveBack = deps.slots.take(host, { isFirst, wake: () => s.wake() });

@@ -1,6 +1,6 @@
 import type { EventLog, LogFilter, Position } from '../eventlog/eventlog.ts';
 import { isWebhookType } from '../projections/webhook-catalogue.ts';
-import { type PreparedDelivery, prepareEvent } from '../projections/webhook-payload.ts';
+import type { PreparedDelivery } from '../projections/webhook-payload.ts';
 import type { Epoch, WebhookRow } from '../projections/webhooks.ts';
 import type { Tail } from './tail.ts';
 
@@ -108,7 +108,7 @@ export function createFeed(
     const range = { after: place.position, until: stop, filter: filterOf(row, epoch), limit };
     const { lines, scannedTo } = await log.readLines(range);
     const known = lines.filter(({ type }) => isWebhookType(type));
-    return { events: known.map(prepareEvent).filter(isMatch), scannedTo };
+    return { events: known.map(tail.prepare).filter(isMatch), scannedTo };
   }
 
   return {

@@ -170,7 +170,8 @@ export function createKeyGate(isOrdered: () => boolean): KeyGate {
     },
     behind(item) {
       const queue = queues.get(item.key) ?? [];
-      return queue.slice(queue.indexOf(item) + 1);
+      const index = queue.indexOf(item);
+      return index === -1 ? [] : queue.slice(index + 1);
     },
     leave(item) {
       const queue = queues.get(item.key);

@@ -59,7 +59,9 @@ export function dueRetries(s: Running, nowMs: number, max: number): readonly Ite
 /** When something will be due that is not now; null when only news can change anything. */
 export function nextDueAt(s: Running): number | null {
   const times = [s.quietUntilMs, s.breaker.state === 'open' ? s.breaker.probeAtMs : 0];
-  for (const item of s.live.again) if (item.state === 'waiting') times.push(item.dueAtMs);
+  for (const { again } of [s.live, ...s.replays]) {
+    for (const item of again) if (item.state === 'waiting') times.push(item.dueAtMs);
+  }
   let soonest = Number.POSITIVE_INFINITY;
   for (const item of s.retries.values()) {
     if (item.state === 'waiting' && item.dueAtMs < soonest) soonest = item.dueAtMs;

@@ -25,10 +25,11 @@ function add(s: Running, deps: DeliveryDeps, lane: Lane, matched: Matched): void
   const { replay } = lane;
   if (replay?.eventTypes?.includes(matched.event.type) === false) return;
   const item = toItem(lane, matched);
+  // Somebody has asked for it already: it goes by itself.
+  if (replay === null && s.retries.has(item.position)) return;
   const doubt = replay === null ? s.doubt : { until: replay.doubtUntil, delivered: replay.known };
   if (item.position <= doubt.until) {
     if (doubt.delivered.has(item.position)) return;
-    if (replay === null && s.retries.has(item.position)) return;
     if (!s.doubt.isClean) s.attempts.push(unknownAttempt(item, deps.clock.now()));
     markDirty(s, deps.clock.nowMs());
   }

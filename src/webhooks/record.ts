@@ -15,6 +15,9 @@ import { nextTryAt } from './schedule.ts';
 import type { Sent } from './send.ts';
 import { judge, type Verdict } from './verdict.ts';
 
+/** Tries of one event by one replay. */
+const REPLAY_TRIES_MAX = 3;
+
 /** One try as it was begun. */
 export type Begun = Readonly<{
   kind: AttemptKind;
@@ -90,7 +93,7 @@ function settleItem(
   switch (verdict.event) {
     case 'delivered':
       if (item.lane === null) {
-        s.retries.delete(item.position);
+        if (s.retries.get(item.position) === item) s.retries.delete(item.position);
         s.kept.delete(item.position);
         s.done.set(item.position, item.askedAt);
       } else {
@@ -103,6 +106,10 @@ function settleItem(
       release(s, item);
       return;
     case 'park':
+      if (item.replayId !== null) {
+        failReplayed(item);
+        return;
+      }
       stayPut(s, item);
       item.tries += 1;
       s.toPark.push({ item, cause: 'aborted_by_receiver' });
@@ -127,6 +134,10 @@ function retryLater(s: Running, deps: DeliveryDeps, item: Item, nowMs: number): 
     return;
   }
   item.tries += 1;
+  if (item.replayId !== null && item.tries >= REPLAY_TRIES_MAX) {
+    failReplayed(item);
+    return;
+  }
   const dueAtMs = nextTryAt(item.tries, nowMs, deps.random);
   if (dueAtMs === null) {
     s.toPark.push({ item, cause: 'gave_up' });
@@ -135,11 +146,16 @@ function retryLater(s: Running, deps: DeliveryDeps, item: Item, nowMs: number): 
   }
   item.dueAtMs = dueAtMs;
   if (item.lane === null) keep(s, item, false);
-  else if (item.lane.replay !== null) {
-    item.lane.failed += 1n;
-    moveToRetries(s, item, nowMs);
-    // Failed alone for the second time, with nobody to say whose fault it is: others need not wait for it.
-  } else if (item.tries > 1) moveToRetries(s, item, nowMs);
+  // Failed alone for the second time, with nobody to say whose fault it is: others need not wait for it.
+  else if (item.replayId === null && item.tries > 1) moveToRetries(s, item, nowMs);
+}
+
+/** A replay has an end: what it could not deliver is counted, and told by its attempts. */
+function failReplayed(item: Item): void {
+  if (item.lane !== null) item.lane.failed += 1n;
+  leaveLane(item);
+  item.state = 'over';
+  item.event = null;
 }
 
 /** Something arrived: what failed before it failed by itself. */
@@ -153,12 +169,14 @@ function keepPending(s: Running, nowMs: number): void {
 
 /** It is the endpoint: what failed has used up no tries, and nothing more is marked as if it were sent. */
 function onOpened(s: Running): void {
-  for (const item of s.live.again) {
-    if (!Number.isFinite(item.dueAtMs)) continue;
-    item.tries = 0;
-    item.dueAtMs = 0;
+  for (const lane of [s.live, ...s.replays]) {
+    for (const item of lane.again) {
+      if (!Number.isFinite(item.dueAtMs)) continue;
+      item.tries = 0;
+      item.dueAtMs = 0;
+    }
+    unmark(lane);
   }
-  for (const lane of [s.live, ...s.replays]) unmark(lane);
   for (const item of s.marked.splice(0)) {
     item.state = 'waiting';
     keep(s, item, false);

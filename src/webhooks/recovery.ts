@@ -1,4 +1,3 @@
-import { setMaxListeners } from 'node:events';
 import { findDelivered } from '../db/webhook-attempts.ts';
 import type { CursorRow, RetryRow } from '../db/webhook-cursors.ts';
 import { countRetries, listRetries } from '../db/webhook-retries.ts';
@@ -9,6 +8,7 @@ import { createKeyGate, createLane, type Item } from './lane.ts';
 import { unknownAttempt } from './record.ts';
 import { loadEvents, openReplays } from './replays.ts';
 import { type DeliveryDeps, keep, markDirty, RETRIES_MAX, type Running } from './running.ts';
+import { parseTarget } from './target.ts';
 
 /** Everything as the last owner has put it down, and what it has left in doubt. */
 export async function recover(
@@ -30,6 +30,7 @@ export async function recover(
     id,
     token: cursor.token,
     row,
+    target: parseTarget(row.url, deps.policy),
     secrets,
     breaker: fromKept(cursor.breaker),
     quietUntilMs: cursor.quietUntil?.getTime() ?? 0,
@@ -57,8 +58,6 @@ export async function recover(
     wake: () => undefined,
     cut: new AbortController(),
   };
-  // As many deliveries may be under way as there are slots, and all of them listen.
-  setMaxListeners(0, s.cut.signal);
   const doubtful = addRetries(s, rows);
   await loadEvents(deps, doubtful);
   for (const item of doubtful) {
@@ -110,7 +109,7 @@ function addRetries(s: Running, rows: Awaited<ReturnType<typeof listRetries>>): 
       dueAtMs: row.dueAt.getTime(),
       firstFailedAtMs: row.firstFailedAt.getTime(),
       lastOutcome: row.lastOutcome,
-      replayId: row.replayId,
+      replayId: null,
       askedAt: row.askedAt,
     };
     if (!s.gate.enter(item)) item.state = 'blocked';

@@ -11,7 +11,7 @@ import { dropTo, type Item, type KeyGate, type Lane } from './lane.ts';
 import type { Sender } from './send.ts';
 import type { Slots } from './slots.ts';
 import type { Tail } from './tail.ts';
-import type { TargetPolicy } from './target.ts';
+import { parseTarget, type Target, type TargetPolicy } from './target.ts';
 
 /** What every subscription of a process works with. */
 export type DeliveryDeps = Readonly<{
@@ -37,6 +37,8 @@ export type Running = {
   readonly id: number;
   readonly token: bigint;
   row: WebhookRow;
+  /** The row's URL, read. */
+  target: Target;
   secrets: ReadonlyMap<string, KeyObject>;
   breaker: Breaker;
   quietUntilMs: number;
@@ -114,8 +116,12 @@ function moveOne(s: Running, item: Item, nowMs: number): void {
     lane.again = lane.again.filter((other) => other !== item);
     item.lane = null;
   }
-  // A replay's event may be there already, on its own account.
-  if (s.retries.has(item.position)) return;
+  // It is there already, since somebody has asked for it: that one goes on for both.
+  if (s.retries.has(item.position)) {
+    item.state = 'over';
+    release(s, item);
+    return;
+  }
   item.firstFailedAtMs ??= nowMs;
   if (item.dueAtMs === 0) item.dueAtMs = nowMs;
   if (item.state !== 'blocked') item.state = 'waiting';
@@ -144,14 +150,14 @@ export function keep(
     lastOutcome: item.lastOutcome,
     state,
     isSending,
-    replayId: item.replayId,
     askedAt: item.askedAt,
   });
 }
 
 /** Takes over how a subscription is set now, and leaves out what it says is to be left out. */
-export function takeOver(s: Running, row: WebhookRow): void {
+export function takeOver(s: Running, row: WebhookRow, policy: TargetPolicy): void {
   s.row = row;
+  s.target = parseTarget(row.url, policy);
   const skipped = row.epochs.findLast(({ skips }) => skips);
   if (skipped === undefined) return;
   const dropped = dropTo(s.live, skipped.after);

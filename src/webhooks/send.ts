@@ -1,3 +1,4 @@
+import type { IncomingHttpHeaders } from 'node:http';
 import { Agent, type Dispatcher } from 'undici';
 import { withoutApiKeys } from '../secrets.ts';
 import { connectFailureOf, guardedConnector } from './connector.ts';
@@ -70,22 +71,14 @@ export function openSender(options: SenderOptions): Sender {
     headersTimeout: timeoutMs,
     bodyTimeout: timeoutMs,
   });
+  const cuts = new WeakMap<AbortSignal, Set<() => void>>();
   return {
     async send(sending) {
       const startedAt = performance.now();
-      const deadline = new AbortController();
-      const timer = setTimeout(() => deadline.abort(), timeoutMs);
-      const stop = () => deadline.abort();
-      sending.signal?.addEventListener('abort', stop);
-      let answer: Answer;
-      try {
-        answer = await post(agent, sending, deadline.signal);
-      } catch (error) {
-        answer = asFailure(error, deadline.signal.aborted && sending.signal?.aborted !== true);
-      } finally {
-        clearTimeout(timer);
-        sending.signal?.removeEventListener('abort', stop);
-      }
+      const cutters = sending.signal === undefined ? null : cuttersOf(cuts, sending.signal);
+      const answer = await new Promise<Answer>((resolve) => {
+        post(agent, sending, { timeoutMs, cutters, resolve });
+      });
       const peer = peers.get(sending.url.origin) ?? null;
       return { ...answer, peer, ms: Math.round(performance.now() - startedAt) };
     },
@@ -94,55 +87,96 @@ export function openSender(options: SenderOptions): Sender {
 }
 
 type Answer = Pick<Sent, 'reply' | 'error' | 'excerpt'>;
+/** Ends of requests under one signal: a listener for each would cost every delivery more than its signature. */
+type Cutters = Set<() => void>;
 
-async function post(agent: Agent, sending: Sending, signal: AbortSignal): Promise<Answer> {
-  const { url, headers, body } = sending;
-  const response = await agent.request({
-    origin: url.origin,
-    path: url.pathname + url.search,
-    method: 'POST',
-    headers,
-    body,
-    signal,
+function cuttersOf(cuts: WeakMap<AbortSignal, Cutters>, signal: AbortSignal): Cutters {
+  const known = cuts.get(signal);
+  if (known !== undefined) return known;
+  const made: Cutters = new Set();
+  cuts.set(signal, made);
+  signal.addEventListener('abort', () => {
+    for (const cut of made) cut();
   });
-  const { statusCode: status } = response;
-  const reply: Reply = {
-    status,
-    retryAfter: headerOf(response, 'retry-after'),
-    wish: headerOf(response, 'webhook-delivery'),
-    failure: null,
-  };
-  if (status >= 200 && status < 300) {
-    await response.body.dump({ limit: BODY_BYTES_MAX, signal });
-    return { reply, error: null, excerpt: null };
-  }
-  // The status has been said: what becomes of the rest changes nothing.
-  const excerpt = await readExcerpt(response.body).catch(() => null);
-  return { reply, error: null, excerpt };
+  return made;
 }
 
-const headerOf = ({ headers }: Dispatcher.ResponseData, name: string): string | null => {
-  const value = headers[name];
-  return (Array.isArray(value) ? value[0] : value) ?? null;
-};
+type Ending = Readonly<{
+  timeoutMs: number;
+  cutters: Cutters | null;
+  resolve: (answer: Answer) => void;
+}>;
 
-async function readExcerpt(body: Dispatcher.ResponseData['body']): Promise<string | null> {
+/** One request by undici's own events, without the streams and signals that it would make of them. */
+function post(agent: Agent, sending: Sending, { timeoutMs, cutters, resolve }: Ending): void {
+  const { url, headers, body, signal } = sending;
+  let controller: Dispatcher.DispatchController | null = null;
+  let head: Extract<Reply, { failure: null }> | null = null;
   const chunks: Buffer[] = [];
   let bytes = 0;
-  try {
-    for await (const chunk of body as AsyncIterable<Buffer>) {
-      chunks.push(chunk);
-      bytes += chunk.length;
-      if (bytes >= BODY_BYTES_MAX) break;
-    }
-  } catch {
-    // What was read until here is shown.
-  }
-  return toExcerpt(Buffer.concat(chunks).subarray(0, BODY_BYTES_MAX).toString('utf8'));
+  let isOver = false;
+  const finish = (answer: Answer) => {
+    if (isOver) return;
+    isOver = true;
+    clearTimeout(timer);
+    cutters?.delete(cut);
+    resolve(answer);
+    // Whatever is still under way, or was about to begin, has no taker any more.
+    controller?.abort(new Error('over'));
+  };
+  const tell = (reply: Extract<Reply, { failure: null }>) =>
+    finish({ reply, error: null, excerpt: isWell(reply) ? null : toExcerpt(chunks) });
+  const fail = (error: unknown, isLate: boolean) => {
+    // A refusal has been said: what becomes of its words changes nothing.
+    if (head !== null && !isWell(head)) tell(head);
+    else finish(asFailure(error, isLate));
+  };
+  const timer = setTimeout(() => fail(null, true), timeoutMs);
+  const cut = () => fail(null, false);
+  cutters?.add(cut);
+  agent.dispatch(
+    { origin: url.origin, path: url.pathname + url.search, method: 'POST', headers, body },
+    {
+      onRequestStart(started) {
+        controller = started;
+        if (isOver || signal?.aborted === true) started.abort(new Error('over'));
+      },
+      onResponseStart(_, status, fields) {
+        // Those below 200 come before the answer.
+        if (status < 200) return;
+        head = {
+          ...{ status, failure: null },
+          retryAfter: headerOf(fields, 'retry-after'),
+          wish: headerOf(fields, 'webhook-delivery'),
+        };
+      },
+      onResponseData(_, chunk) {
+        bytes += chunk.length;
+        if (head !== null && !isWell(head)) chunks.push(chunk);
+        if (head !== null && bytes >= BODY_BYTES_MAX) tell(head);
+      },
+      onResponseEnd() {
+        // Done: its connection serves the next one.
+        controller = null;
+        if (head !== null) tell(head);
+      },
+      onResponseError(_, error) {
+        fail(error, false);
+      },
+    },
+  );
+}
+
+const isWell = ({ status }: Readonly<{ status: number }>) => status >= 200 && status < 300;
+
+function headerOf(fields: IncomingHttpHeaders, name: string): string | null {
+  const value = fields[name];
+  return (Array.isArray(value) ? value[0] : value) ?? null;
 }
 
 /** Text of somebody else's that can be stored and shown. */
-function toExcerpt(text: string): string | null {
+function toExcerpt(chunks: readonly Buffer[]): string | null {
+  const text = Buffer.concat(chunks).subarray(0, BODY_BYTES_MAX).toString('utf8');
   const shown = withoutApiKeys(text)
     .replace(/[\p{Cc}\p{Cs}]+/gu, ' ')
     .trim();
@@ -150,7 +184,7 @@ function toExcerpt(text: string): string | null {
 }
 
 function asFailure(error: unknown, isLate: boolean): Answer {
-  const code = (error as { code?: unknown }).code;
+  const code = (error as { code?: unknown } | null)?.code;
   const isTimeout = isLate || code === 'UND_ERR_HEADERS_TIMEOUT' || code === 'UND_ERR_BODY_TIMEOUT';
   const failure = connectFailureOf(error) ?? (isTimeout ? 'timeout' : 'no_answer');
   return {

@@ -51,7 +51,7 @@ export async function runSubscription(
       s.isStale = true;
       if (next === null) s.phase = s.phase === 'running' ? 'deleted' : s.phase;
       // What the worker decided itself is newer than a read model that is behind.
-      else if (next.revision >= s.row.revision) takeOver(s, next);
+      else if (next.revision >= s.row.revision) takeOver(s, next, deps.policy);
       s.secrets = secrets;
       s.wake();
     },

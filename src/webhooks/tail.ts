@@ -10,6 +10,8 @@ export type Tail = Readonly<{
   head: () => Position;
   /** Deliverable events between two positions, or null when that is longer ago than is kept. */
   read: (after: Position, until: Position, limit: number) => readonly PreparedDelivery[] | null;
+  /** Reads a line for its deliveries; who is behind shares that with others who are about as far. */
+  prepare: (line: StoredLine) => PreparedDelivery;
   stop: () => Promise<void>;
 }>;
 
@@ -81,9 +83,19 @@ export function startTail(deps: Deps, from: Position): Tail {
     }
   }
 
+  const shared = new Map<Position, PreparedDelivery>();
   const following = follow();
   return {
     head: () => head,
+    prepare(line) {
+      const known = shared.get(line.position);
+      if (known !== undefined) return known;
+      const made = prepareEvent(line);
+      shared.set(line.position, made);
+      const [oldest] = shared.keys();
+      if (shared.size > KEPT_EVENTS_MAX && oldest !== undefined) shared.delete(oldest);
+      return made;
+    },
     read(after, until, limit) {
       if (after < start) return null;
       const found: PreparedDelivery[] = [];

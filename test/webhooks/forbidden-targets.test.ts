@@ -64,7 +64,9 @@ describe('a target that was allowed once and is no more', () => {
           disabled_cause: 'config',
         }),
       );
-      expect(await attemptsOf(t, one, id)).toMatchObject([{ outcome: 'blocked', status: null }]);
+      await eventually(async () =>
+        expect(await attemptsOf(t, one, id)).toMatchObject([{ outcome: 'blocked', status: null }]),
+      );
       expect(await notesOf(t, one, 'webhook.disabled')).toMatchObject([
         { data: { cause: 'config' } },
       ]);

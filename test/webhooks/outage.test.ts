@@ -225,4 +225,60 @@ describe('a subscription that is ordered by key', () => {
     expect(bad).toEqual([...bad].sort((a, b) => a - b));
     expect(new Set(bad).size).toBe(20);
   });
+
+  it('is not disturbed by a replay of the same events, of which one is refused', async () => {
+    const one = await subscribe(t, receiver, { ordering: 'key', enabled: false });
+    await happen(t, 6, { key: () => 'same' });
+    let refused = 0;
+    receiver.behave(({ headers, payload }) => {
+      const isReplay = headers['webhook-replay'] !== undefined;
+      if (isReplay && payload.sequence === 4 && refused === 0) {
+        refused += 1;
+        return { status: 500 };
+      }
+      return { afterMs: isReplay ? 0 : 60 };
+    });
+    const body = { from: 'earliest', reason: 'they ask' };
+    await t.send('POST', `/webhooks/${one.id}/replays`, { body });
+    await t.send('POST', `/webhooks/${one.id}/resume`);
+    await caughtUp(t, one);
+    clock.advance(6_000);
+    const replay = async () => (await t.send('GET', `/webhooks/${one.id}/replays`)).body.data[0];
+    await eventually(async () =>
+      expect(await replay()).toMatchObject({ state: 'completed', delivered: '6', failed: '0' }),
+    );
+    const of = (isReplay: boolean) =>
+      receiver.received.filter(
+        ({ headers }) => (headers['webhook-replay'] !== undefined) === isReplay,
+      );
+    expect(of(false).map(({ payload }) => payload.sequence)).toEqual(oneTo(6));
+    expect(of(true)).toHaveLength(7);
+    expect(new Set(receiver.received.map(({ digest }) => digest)).size).toBe(6);
+  });
+
+  it('ends a replay of what is refused for good, and says how much of it', async () => {
+    const one = await subscribe(t, receiver);
+    await happen(t, 5);
+    await caughtUp(t, one);
+    receiver.behave(({ payload }) => (payload.sequence === 2 ? { status: 400 } : {}));
+    const body = { from: 'earliest', reason: 'they ask' };
+    await t.send('POST', `/webhooks/${one.id}/replays`, { body });
+    const replay = async () => (await t.send('GET', `/webhooks/${one.id}/replays`)).body.data[0];
+    const tries = () =>
+      receiver.received.filter(
+        ({ headers, payload }) => headers['webhook-replay'] !== undefined && payload.sequence === 2,
+      ).length;
+    for (const [count, seconds] of [
+      [1, 6],
+      [2, 400],
+      [3, 0],
+    ] as const) {
+      await eventually(() => expect(tries()).toBe(count));
+      clock.advance(seconds * 1_000);
+    }
+    await eventually(async () =>
+      expect(await replay()).toMatchObject({ state: 'completed', delivered: '4', failed: '1' }),
+    );
+    expect(await statsOf(t, one)).toMatchObject({ retrying: 0, parked: 0 });
+  });
 });

@@ -31,7 +31,9 @@ const Replay = z
     position: z.string().openapi({ description: 'Everything at or below it was gone through.' }),
     event_types: z.array(z.string()).nullable(),
     delivered: z.string(),
-    failed: z.string().openapi({ description: 'Put among what is tried again by itself.' }),
+    failed: z
+      .string()
+      .openapi({ description: 'Given up after three tries; their attempts tell why.' }),
     created_at: Instant,
     ended_at: Instant.nullable(),
   })

@@ -74,7 +74,6 @@ create table webhook_retries (
   state text not null,
   -- Set before a try, so that a crash leaves a mark.
   is_sending boolean not null default false,
-  replay_id bigint,
   -- When somebody last asked for it. What its owner writes without knowing of that undoes nothing of it.
   asked_at timestamptz,
   primary key (webhook_id, position)
