@@ -37,7 +37,7 @@ export function makeHome(): string {
   return home;
 }
 
-function spawnServe(home: string) {
+function spawnServe(home: string, settings: Readonly<Record<string, string>> = {}) {
   if (!existsSync(CLI)) throw new Error(`${CLI} is missing: npm run build`);
   const plain = Object.entries(process.env).filter(([name]) => !name.startsWith('MAILGUARD_'));
   const child = spawn(process.execPath, [CLI, 'serve'], {
@@ -47,6 +47,7 @@ function spawnServe(home: string) {
       MAILGUARD_PORT: '0',
       MAILGUARD_NODE_ID: 'node-1',
       MAILGUARD_LOG_LEVEL: 'warn',
+      ...settings,
     },
     stdio: ['ignore', 'pipe', 'pipe'],
   });
@@ -56,9 +57,12 @@ function spawnServe(home: string) {
 }
 
 /** Starts `serve` and waits for its ready line; throws with what it wrote when there is none. */
-export async function startProgram(home: string): Promise<Program> {
+export async function startProgram(
+  home: string,
+  settings: Readonly<Record<string, string>> = {},
+): Promise<Program> {
   const begin = performance.now();
-  const child = spawnServe(home);
+  const child = spawnServe(home, settings);
   const written: string[] = [];
   const ready = new Promise<string>((resolve, reject) => {
     createInterface({ input: child.stdout }).on('line', (line) => {

@@ -1,21 +1,15 @@
-import { spawn } from 'node:child_process';
-import { once } from 'node:events';
-import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { fileURLToPath } from 'node:url';
 import pg from 'pg';
 import type { RecordedEvent } from '../../src/eventlog/upcast.ts';
 import { PAGE_EVENTS, SLOTS } from '../../src/webhooks/running.ts';
 import { ask, type CrashKind, exportLog } from './crash.ts';
 import { findDisorder } from './log-checks.ts';
 import { seededRandom, upTo } from './mail-crash.ts';
-import { databasePid, databaseUrl, type Program } from './program.ts';
+import { databasePid, databaseUrl, type Program, startProgram } from './program.ts';
 import { type Receiver, startReceiver } from './webhook-receiver.ts';
 
 type Random = ReturnType<typeof seededRandom>;
 
-const READY_MS = 30_000;
-const END_MS = 30_000;
 const COMMAND_MS = 40_000;
 const LOAD_MS_MAX = 15_000;
 const RETRY_MS = 25;
@@ -437,52 +431,12 @@ function groupBy<T, K>(list: readonly T[], keyOf: (item: T) => K): Map<K, T[]> {
 
 // ---- the program, its load and its endpoints
 
-const CLI = fileURLToPath(new URL('../../dist/cli.js', import.meta.url));
-
-/** Starts `serve` as `startProgram` does, with loopback allowed for deliveries. */
-async function startGateway(home: string): Promise<Program> {
-  const begin = performance.now();
-  const plain = Object.entries(process.env).filter(([name]) => !name.startsWith('MAILGUARD_'));
-  const child = spawn(process.execPath, [CLI, 'serve'], {
-    env: {
-      ...Object.fromEntries(plain),
-      MAILGUARD_DATA_DIR: home,
-      MAILGUARD_PORT: '0',
-      MAILGUARD_NODE_ID: 'node-1',
-      MAILGUARD_LOG_LEVEL: 'warn',
-      MAILGUARD_WEBHOOK_ALLOW_CIDRS: '127.0.0.0/8',
-      MAILGUARD_WEBHOOK_ALLOW_HTTP: 'true',
-    },
-    stdio: ['ignore', 'pipe', 'pipe'],
+/** Loopback is allowed for deliveries. */
+const startGateway = (home: string): Promise<Program> =>
+  startProgram(home, {
+    MAILGUARD_WEBHOOK_ALLOW_CIDRS: '127.0.0.0/8',
+    MAILGUARD_WEBHOOK_ALLOW_HTTP: 'true',
   });
-  const written: string[] = [];
-  const hasEnded = () => child.exitCode !== null || child.signalCode !== null;
-  const url = await new Promise<string>((resolve, reject) => {
-    createInterface({ input: child.stdout }).on('line', (line) => {
-      written.push(line);
-      const { msg, url } = line.startsWith('{') ? JSON.parse(line) : ({} as never);
-      if (msg === 'ready' && url !== undefined) resolve(url);
-    });
-    child.stderr.on('data', (chunk: Buffer) => written.push(chunk.toString()));
-    child.once('exit', (code, signal) => reject(new Error(`it ended: ${code ?? signal}`)));
-    setTimeout(() => reject(new Error(`not ready after ${READY_MS} ms`)), READY_MS).unref();
-  }).catch((error: Error) => {
-    child.kill('SIGKILL');
-    throw new Error(`serve did not start: ${error.message}\n${written.join('\n')}`);
-  });
-  return {
-    url,
-    pid: child.pid ?? 0,
-    readyMs: Math.round(performance.now() - begin),
-    output: () => written.join('\n'),
-    hasEnded,
-    kill: (signal) => child.kill(signal),
-    async ended() {
-      if (!hasEnded()) await Promise.race([once(child, 'exit'), sleep(END_MS, 0, { ref: false })]);
-      return child.exitCode ?? child.signalCode;
-    },
-  };
-}
 
 /** A subscription as the harness made it; what its endpoint does with an event depends on it alone. */
 type Endpoint = Readonly<{ id: number; name: string; isOrdered: boolean; receiver: Receiver }>;
