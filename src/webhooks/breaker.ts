@@ -42,6 +42,14 @@ const RECENT_TRIES_MIN = 20;
 const RECENT_FAILURES_SHARE = 0.5;
 
 export function afterSuccess(breaker: Breaker, slots: number, nowMs: number): Breaker {
+  // The minute begins with its first failure: where all is well there is nothing to count.
+  if (
+    breaker.state === 'closed' &&
+    breaker.failingSinceMs === null &&
+    breaker.recent.failures === 0
+  ) {
+    return breaker;
+  }
   const recent = count(breaker, nowMs, 0);
   const well = { ...breaker, recent, failed: [], probes: 0, failingSinceMs: null, notices: 0 };
   if (breaker.state === 'closed') return well;
