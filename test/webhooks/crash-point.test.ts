@@ -93,7 +93,8 @@ describe('a sender that dies', () => {
     const first = mortalPool(t.database.url);
     // It dies the moment it would put a result down.
     first.dieBefore(
-      ({ name, values }) => name === 'webhook_settle' && (values?.[12] as unknown[]).length > 0,
+      ({ name, values }) =>
+        name === 'webhook_settle' && ((values?.[12] ?? []) as unknown[]).length > 0,
     );
     await work(first.pool);
     const [id = ''] = await happen(t, 1);
