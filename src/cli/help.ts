@@ -23,6 +23,8 @@ const SETTINGS: Readonly<Record<string, string>> = {
   MAILGUARD_SMTP_RELAY: 'Where bounces go, host:port; without it nothing is rejected.',
   MAILGUARD_RSPAMD_URL: 'Controller of rspamd, for retraining.',
   MAILGUARD_RSPAMD_PASSWORD: 'Its password.',
+  MAILGUARD_WEBHOOK_ALLOW_CIDRS: 'Ranges that webhooks may reach though they are not public.',
+  MAILGUARD_WEBHOOK_ALLOW_HTTP: 'Plain HTTP for webhooks, true or false (false).',
   MAILGUARD_LOG_LEVEL: 'How much is logged (info).',
 };
 

@@ -23,6 +23,7 @@ describe('projections', () => {
       'mail_domains',
       'quarantine',
       'sender_filters',
+      'webhooks',
       'rate_limits',
       'erasures',
     ]);

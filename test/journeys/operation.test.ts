@@ -34,6 +34,7 @@ describe('operation', () => {
       'mail_domains',
       'quarantine',
       'sender_filters',
+      'webhooks',
       'rate_limits',
       'erasures',
     ]);

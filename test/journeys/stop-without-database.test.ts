@@ -25,7 +25,8 @@ it('a gateway that is stopped while its database is away lets go of everything',
     await sleep(1_500);
     const { rows } = await admin.query(
       `select query, left(state, 20) as state from pg_stat_activity
-       where datname = current_database() and pid <> pg_backend_pid()`,
+       where datname = current_database() and pid <> pg_backend_pid()
+         and backend_type = 'client backend'`,
     );
     expect(rows).toEqual([]);
   } finally {
