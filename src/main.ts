@@ -12,7 +12,7 @@ import { openRateLimiter } from './api/rate-limiter.ts';
 import { type Clock, systemClock } from './clock.ts';
 import { type Config, requireMasterKeyFile } from './config.ts';
 import { databaseAccount, ensureSecret, makeDataDir, resolveDataDir } from './data-dir.ts';
-import { sweepOrphanCredentials, sweepWebhookSecrets } from './db/credentials.ts';
+import { sweepOrphanCredentials } from './db/credentials.ts';
 import { purgeIdempotencyKeys } from './db/idempotency.ts';
 import { belongsToMasterKey } from './db/installation.ts';
 import { LOCKS } from './db/lock.ts';
@@ -20,7 +20,6 @@ import { migrate } from './db/migrate.ts';
 import { type Database, openDatabase } from './db/open.ts';
 import { openClient, openPool } from './db/pool.ts';
 import { purgeJobs } from './db/quarantine-jobs.ts';
-import { keepAttemptDays } from './db/webhook-attempts.ts';
 import type { EventLog, Position } from './eventlog/eventlog.ts';
 import { openEventLog } from './eventlog/open.ts';
 import { followKeys } from './integrations/key-follower.ts';
@@ -49,7 +48,7 @@ import { type PeriodicJob, startPeriodicJobs } from './scheduler/periodic.ts';
 import { deriveSecrets, type Secrets } from './secrets.ts';
 import { stopAll } from './stop-all.ts';
 import { openWebhooks, type WebhookOptions, type Webhooks } from './webhooks/open.ts';
-import { endWebhooksOfMailDomain, sweepWebhooks } from './webhooks/orphans.ts';
+import { endWebhooksOfMailDomain, purgeWebhooks, sweepWebhooks } from './webhooks/upkeep.ts';
 
 export type Gateway = Readonly<{
   url: string;
@@ -110,7 +109,7 @@ export async function startGateway(
     const metrics = createMetrics();
     const limiter = await openRateLimiter(pool, clock);
     const activity = await openActivity({ pool, log, clock, nodeId, metrics, logger });
-    const kept = { pool, clock, limiter, activity };
+    const kept = { pool, log, projector, clock, limiter, activity };
     const jobs = startPeriodicJobs(periodicJobsOf(reactors, kept), logger);
     stops.push(() => limiter.flush());
     stops.push(() => activity.flush(true));
@@ -234,14 +233,14 @@ const flush = async (limiter: Context['limiter'], activity: Context['activity'])
   await limiter.flush();
 };
 
-type Purged = Pick<Context, 'pool' | 'clock' | 'limiter' | 'activity'>;
-async function purge({ pool, clock, limiter, activity }: Purged): Promise<void> {
+type Purged = Pick<Context, 'pool' | 'log' | 'projector' | 'clock' | 'limiter' | 'activity'>;
+async function purge(kept: Purged): Promise<void> {
+  const { pool, clock, limiter, activity } = kept;
   await purgeIdempotencyKeys(pool, clock.now());
   await purgeDenials(pool, new Date(clock.nowMs() - 2 * HOUR_MS));
   await sweepOrphanCredentials(pool);
   await purgeJobs(pool, clock.now());
-  await sweepWebhookSecrets(pool, clock.now());
-  await keepAttemptDays(pool, clock.now());
+  await purgeWebhooks(kept);
   await activity.forgetDeleted();
   await limiter.forgetDeleted();
 }

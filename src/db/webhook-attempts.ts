@@ -72,11 +72,33 @@ export async function saveAttempt(
 ): Promise<void> {
   const names = ATTEMPT_COLUMNS.map(([name]) => name).join(', ');
   const places = ATTEMPT_COLUMNS.map((_, index) => `$${index + 2}`).join(', ');
-  await pool.query(
-    `insert into webhook_attempts (webhook_id, ${names})
-     select $1, ${places} where exists (select from webhooks where id = $1)`,
-    [webhookId, ...attemptArrays([attempt]).map(([value]) => value)],
+  await withAttemptDays(pool, [attempt], () =>
+    pool.query(
+      `insert into webhook_attempts (webhook_id, ${names})
+       select $1, ${places} where exists (select from webhooks where id = $1)`,
+      [webhookId, ...attemptArrays([attempt]).map(([value]) => value)],
+    ),
   );
+}
+
+/** PostgreSQL says so of a row that no partition is there for. */
+const CHECK_VIOLATION = '23514';
+
+/** Writes attempts, and makes their days first where the clock has gone beyond those that are there. */
+export async function withAttemptDays<T>(
+  pool: pg.Pool,
+  attempts: readonly Attempt[],
+  write: () => Promise<T>,
+): Promise<T> {
+  try {
+    return await write();
+  } catch (error) {
+    if ((error as { code?: unknown }).code !== CHECK_VIOLATION) throw error;
+    const days = new Set(attempts.map(({ startedAt }) => startedAt.toISOString().slice(0, 10)));
+    for (const day of days)
+      await pool.query('select ensure_webhook_attempt_days($1::date, 1)', [day]);
+    return write();
+  }
 }
 
 /** Where something between two positions was delivered by the cursor, or by one replay. */

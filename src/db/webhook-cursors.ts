@@ -1,5 +1,10 @@
 import type pg from 'pg';
-import { ATTEMPT_COLUMNS, type Attempt, attemptArrays } from './webhook-attempts.ts';
+import {
+  ATTEMPT_COLUMNS,
+  type Attempt,
+  attemptArrays,
+  withAttemptDays,
+} from './webhook-attempts.ts';
 
 /** Where a subscription stands, as it was last put down. */
 export type CursorRow = Readonly<{
@@ -103,7 +108,10 @@ const SETTLE = `
   select count(*)::int as moved from moved`;
 
 /** Puts a round of work down; false when another owner has the subscription, and nothing was changed. */
-export async function settle(pool: pg.Pool, batch: Settlement): Promise<boolean> {
+export const settle = (pool: pg.Pool, batch: Settlement): Promise<boolean> =>
+  withAttemptDays(pool, batch.attempts, () => settleOnce(pool, batch));
+
+async function settleOnce(pool: pg.Pool, batch: Settlement): Promise<boolean> {
   const { place } = batch;
   const { rows } = await pool.query<{ moved: number }>({
     name: 'webhook_settle',
@@ -152,29 +160,14 @@ const toReplayRecord = (progress: ReplayProgress) => ({
 });
 
 /**
- * Says that a worker lives, and for how long that still counts when it says nothing more: by the database's
- * clock, so that no node's matters. One row, however much it has.
- */
-export async function renewLease(
-  pool: pg.Pool,
-  worker: Readonly<{ workerId: string; nodeId: string; leaseMs: number }>,
-): Promise<void> {
-  await pool.query(
-    `insert into webhook_workers (id, node_id, lease_until)
-     values ($1, $2, now() + $3 * interval '1 millisecond')
-     on conflict (id) do update set lease_until = excluded.lease_until`,
-    [worker.workerId, worker.nodeId, worker.leaseMs],
-  );
-}
-
-/**
- * Takes subscriptions that nobody living has, at most this worker's fair share of all. Each gets a new
- * token, by which whatever their former owner still writes is refused.
+ * Takes subscriptions that nobody living has, at most this worker's fair share of all, and those that are its
+ * own without its knowing: it failed between the two. Each gets a new token, by which whatever their former
+ * owner still writes is refused.
  */
 export async function claimCursors(
   pool: pg.Pool,
   workerId: string,
-  owned: number,
+  owned: readonly number[],
 ): Promise<readonly CursorRow[]> {
   await pool.query(MAKE_CURSORS);
   const { rows } = await pool.query<ClaimedRow>(CLAIM, [workerId, owned]);
@@ -210,10 +203,11 @@ const CLAIM = `
     select ceil((select count(*) from webhooks)::numeric / greatest((select count(*) from living), 1)) as n
   ), free as (
     select c.webhook_id from webhook_cursors c
-    where (c.owner is null or c.owner not in (select id from living))
+    where (c.owner is null or c.owner not in (select id from living)
+        or (c.owner = $1 and c.webhook_id <> all($2::bigint[])))
       and exists (select from webhooks w where w.id = c.webhook_id)
     order by c.webhook_id
-    limit greatest((select n from share) - $2::int, 0)
+    limit greatest((select n from share) - cardinality($2::bigint[]), 0)
     for update skip locked
   )
   update webhook_cursors c set owner = $1, token = c.token + 1
@@ -233,16 +227,6 @@ type ClaimedRow = {
   quiet_until: string | null;
 };
 
-/** Of how many subscriptions this worker has more than its share. */
-export async function countSurplus(pool: pg.Pool, owned: number): Promise<number> {
-  const { rows } = await pool.query<{ surplus: string }>(
-    `select $1::int - ceil((select count(*) from webhooks)::numeric
-       / greatest((select count(*) from webhook_workers where lease_until > now()), 1)) as surplus`,
-    [owned],
-  );
-  return Math.max(0, Number(rows[0]?.surplus ?? 0));
-}
-
 /** Gives a subscription back, so that another takes it at once. */
 export async function releaseCursor(
   pool: pg.Pool,
@@ -253,22 +237,6 @@ export async function releaseCursor(
     webhookId,
     token,
   ]);
-}
-
-/**
- * Takes it that no other worker lives: for a process that has the database for itself. One that is wrong
- * about it, since the other is only slow, is protected by the token all the same.
- */
-export async function forgetOtherWorkers(pool: pg.Pool, workerId: string): Promise<void> {
-  await pool.query('delete from webhook_workers where id <> $1', [workerId]);
-}
-
-/** The end of a worker, and of those that have long been silent. */
-export async function endLease(pool: pg.Pool, workerId: string): Promise<void> {
-  await pool.query(
-    `delete from webhook_workers where id = $1 or lease_until < now() - interval '1 hour'`,
-    [workerId],
-  );
 }
 
 /** Forgets where deleted subscriptions stood; what was attempted for them goes by its age. */

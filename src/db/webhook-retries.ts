@@ -35,6 +35,19 @@ export async function countRetries(
   return { retrying: Number(rows[0]?.retrying ?? 0), parked: Number(rows[0]?.parked ?? 0) };
 }
 
+/** Parked events of one subscription that are kept; of older ones the log tells that they were parked. */
+const PARKED_MAX = 10_000;
+
+/** Forgets the oldest parked events where there are too many. */
+export async function pruneParked(pool: pg.Pool): Promise<void> {
+  await pool.query(
+    `delete from webhook_retries r using webhooks w
+     where r.webhook_id = w.id and r.state = 'parked' and r.position <= (
+       select p.position from webhook_retries p where p.webhook_id = w.id and p.state = 'parked'
+       order by p.position desc offset ${PARKED_MAX} limit 1)`,
+  );
+}
+
 /** Puts an event up to be sent (again) at once; what was parked is parked no more. */
 export async function requestResend(
   pool: pg.Pool,

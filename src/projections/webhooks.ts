@@ -264,7 +264,7 @@ export async function listWebhooks(
   return rows.map(toRow);
 }
 
-/** Ids of subscriptions of mail domains that are gone. */
+/** Subscriptions of mail domains that are gone. */
 export async function listOrphanWebhooks(pool: pg.Pool): Promise<readonly WebhookRow[]> {
   const { rows } = await pool.query<Row>(
     `${SELECT} where mail_domain is not null

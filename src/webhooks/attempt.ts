@@ -15,9 +15,9 @@ export function attempt(s: Running, deps: DeliveryDeps, item: Item, done: () => 
   const { target } = s;
   const host = target.url?.host ?? '';
   const isFirst = s.inFlight === 0;
+  const begun = toBegun(s, deps, item);
   const giveBack = deps.slots.take(host, { isFirst, wake: () => s.wake() });
   if (giveBack === null) return false;
-  const begun = toBegun(s, deps, item);
   const { lane } = item;
   begin(s, item);
   const sending =

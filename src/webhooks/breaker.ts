@@ -15,6 +15,8 @@ export type Breaker = Readonly<{
   probeAtMs: number;
   /** Since when nothing has arrived; null while things do. */
   failingSinceMs: number | null;
+  /** When something last failed: time in which nothing was tried is no outage. */
+  lastFailedAtMs: number | null;
   /** Notices that were given of it. */
   notices: number;
   /** Distinct events that failed since the last success; not kept over a restart. */
@@ -23,14 +25,16 @@ export type Breaker = Readonly<{
   recent: Readonly<{ sinceMs: number; tries: number; failures: number }>;
 }>;
 
+/** Nothing is failing, as far as is known. */
+export const UNTOLD = { failingSinceMs: null, lastFailedAtMs: null, notices: 0 } as const;
+
 export const CLOSED: Breaker = {
   state: 'closed',
   limit: 1,
   credit: 0,
   probes: 0,
   probeAtMs: 0,
-  failingSinceMs: null,
-  notices: 0,
+  ...UNTOLD,
   failed: [],
   recent: { sinceMs: 0, tries: 0, failures: 0 },
 };
@@ -51,7 +55,7 @@ export function afterSuccess(breaker: Breaker, slots: number, nowMs: number): Br
     return breaker;
   }
   const recent = count(breaker, nowMs, 0);
-  const well = { ...breaker, recent, failed: [], probes: 0, failingSinceMs: null, notices: 0 };
+  const well = { ...breaker, recent, failed: [], probes: 0, ...UNTOLD };
   if (breaker.state === 'closed') return well;
   if (breaker.state === 'open') return { ...well, state: 'half_open', limit: 2, credit: 0 };
   if (breaker.credit + 1 < breaker.limit) return { ...well, credit: breaker.credit + 1 };
@@ -70,7 +74,7 @@ type Failure = Readonly<{
 
 export function afterFailure(breaker: Breaker, failure: Failure): Breaker {
   const { position, nowMs, random } = failure;
-  const failingSinceMs = breaker.failingSinceMs ?? nowMs;
+  const failing = { failingSinceMs: failingSince(breaker, nowMs), lastFailedAtMs: nowMs };
   const recent = count(breaker, nowMs, 1);
   if (breaker.state === 'open' && nowMs < breaker.probeAtMs) {
     // Begun before it opened: this says nothing new.
@@ -79,13 +83,22 @@ export function afterFailure(breaker: Breaker, failure: Failure): Breaker {
   if (breaker.state !== 'closed') {
     const probes = breaker.probes + 1;
     const probeAtMs = nextProbeAt(probes, nowMs, random);
-    return { ...breaker, state: 'open', probes, probeAtMs, failingSinceMs, recent };
+    return { ...breaker, ...failing, state: 'open', probes, probeAtMs, recent };
   }
   const failed = breaker.failed.includes(position) ? breaker.failed : [...breaker.failed, position];
   const opens = failure.isCertain || failed.length >= FAILED_EVENTS_MAX || isMostlyFailing(recent);
-  if (!opens) return { ...breaker, failed, failingSinceMs, recent };
+  if (!opens) return { ...breaker, ...failing, failed, recent };
   const probeAtMs = nextProbeAt(0, nowMs, random);
-  return { ...breaker, state: 'open', probes: 0, probeAtMs, failed: [], failingSinceMs, recent };
+  return { ...breaker, ...failing, state: 'open', probes: 0, probeAtMs, failed: [], recent };
+}
+
+/** A stretch in which nothing was tried counts for no more than this. */
+const UNTRIED_MS_MAX = 86_400_000;
+
+function failingSince({ failingSinceMs, lastFailedAtMs }: Breaker, nowMs: number): number {
+  if (failingSinceMs === null) return nowMs;
+  const untriedMs = nowMs - (lastFailedAtMs ?? nowMs);
+  return failingSinceMs + Math.max(0, untriedMs - UNTRIED_MS_MAX);
 }
 
 function count({ recent }: Breaker, nowMs: number, failures: number): Breaker['recent'] {
@@ -115,6 +128,7 @@ const KEPT = [
   'probes',
   'probeAtMs',
   'failingSinceMs',
+  'lastFailedAtMs',
   'notices',
 ] as const;
 

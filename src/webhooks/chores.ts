@@ -37,15 +37,14 @@ async function disable(s: Running, deps: DeliveryDeps): Promise<void> {
 }
 
 function noticeOutage(s: Running, nowMs: number): void {
-  const { failingSinceMs, notices } = s.breaker;
+  const { failingSinceMs, lastFailedAtMs, notices, state } = s.breaker;
   if (failingSinceMs === null || s.row.status !== 'active') return;
-  const hours = (nowMs - failingSinceMs) / HOUR_MS;
-  if (hours >= OUTAGE_HOURS_MAX) {
+  const triedHours = ((lastFailedAtMs ?? failingSinceMs) - failingSinceMs) / HOUR_MS;
+  if (state === 'open' && triedHours >= OUTAGE_HOURS_MAX) {
     s.toDisable ??= 'outage';
-    // Enabling it gives it the whole time again.
-    s.breaker = { ...s.breaker, failingSinceMs: null, notices: 0 };
     return;
   }
+  const hours = Math.min((nowMs - failingSinceMs) / HOUR_MS, triedHours + 24);
   const passed = NOTICE_HOURS.filter((notice) => hours >= notice).length;
   if (passed <= notices) return;
   const since = new Date(failingSinceMs).toISOString();
@@ -98,7 +97,7 @@ async function noticeBacklog(s: Running, deps: DeliveryDeps): Promise<void> {
     return;
   }
   if (s.isBacklogTold) return;
-  const retries = s.retries.size + s.parked;
+  const retries = s.retries.size;
   const atMs = deps.clock.nowMs();
   const note = { type: 'webhook.backlog', data: { retries } } as const;
   await recordNote(deps, s.row, { note, occasion: `backlog/${atMs}`, atMs });

@@ -20,6 +20,8 @@ export type Feed = Readonly<{
   next: (limit: number) => Promise<readonly Matched[]>;
   /** How far was looked. */
   place: () => Place;
+  /** True when there is nothing more to read, as far as is known. */
+  isAtEnd: () => boolean;
 }>;
 
 type Source = Readonly<{ log: EventLog; tail: Tail }>;
@@ -119,5 +121,6 @@ export function createFeed(
       return step(end, limit);
     },
     place: () => place,
+    isAtEnd: () => place.position >= (until ?? tail.head()),
   };
 }

@@ -16,6 +16,8 @@ export type Item = {
   state: 'fresh' | 'blocked' | 'waiting' | 'sending' | 'over';
   /** Failed tries that count. */
   tries: number;
+  /** Posts of it, those that do not count among them. */
+  posts: number;
   dueAtMs: number;
   firstFailedAtMs: number | null;
   lastOutcome: string | null;
@@ -80,6 +82,7 @@ export const toItem = (lane: Lane, { event, epoch, sequence }: Matched): Item =>
   lane,
   state: 'fresh',
   tries: 0,
+  posts: 0,
   dueAtMs: 0,
   firstFailedAtMs: null,
   lastOutcome: null,
@@ -107,10 +110,12 @@ export function takeFresh(lane: Lane, max: number): readonly Item[] {
   return lane.fresh.splice(0, max);
 }
 
-/** Up to where something may have been sent, with these. */
+/** Up to where something may have been sent, with these; those that wait behind them are marked along. */
 export function sentToWith(lane: Lane, marked: readonly Item[]): Position {
-  const last = marked.at(-1)?.position ?? 0n;
-  return last > lane.sentTo ? last : lane.sentTo;
+  if (marked.length === 0) return lane.sentTo;
+  const blocked = lane.items.findLast(({ state }) => state === 'blocked');
+  const last = [lane.sentTo, marked.at(-1)?.position ?? 0n, blocked?.position ?? 0n];
+  return last.reduce((a, b) => (a > b ? a : b));
 }
 
 /** Takes back the marks of what has not been tried, so that a crash does not cast doubt on it. */

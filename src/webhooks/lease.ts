@@ -1,5 +1,5 @@
 import type pg from 'pg';
-import { endLease, renewLease } from '../db/webhook-cursors.ts';
+import { endLease, renewLease } from '../db/webhook-workers.ts';
 
 /** A process's word that it lives, and so that what it delivers is its own. */
 export type Lease = Readonly<{

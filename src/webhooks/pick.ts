@@ -16,13 +16,17 @@ export function pick(s: Running, deps: DeliveryDeps, nowMs: number): Item | null
   if (s.breaker.state === 'open') return pickProbe(s, nowMs);
   const hasLive = s.live.ready.length > 0 || hasDue(s.live, nowMs);
   const hasRetry = s.marked.length > 0;
-  if (hasLive && !(hasRetry && s.live.sending >= SLOTS - RESERVED)) return pickFrom(s.live, nowMs);
+  if (hasLive && !(hasRetry && s.live.sending >= SLOTS - RESERVED))
+    return pickFrom(s, s.live, nowMs);
   if (hasRetry && !(hasLive && s.retriesInFlight >= SLOTS - RESERVED)) {
     return s.marked.shift() ?? null;
   }
   for (const lane of s.replays) {
-    if (lane.sending >= RESERVED) continue;
-    const item = pickFrom(lane, nowMs);
+    // In the order of the log where that is wanted; one that failed is waited for.
+    const isOrdered = s.row.ordering === 'key';
+    if (lane.sending >= (isOrdered ? 1 : RESERVED)) continue;
+    if (isOrdered && lane.again.length > 0 && !hasDue(lane, nowMs)) continue;
+    const item = pickFrom(s, lane, nowMs);
     if (item !== null) return item;
   }
   return null;
@@ -31,15 +35,21 @@ export function pick(s: Running, deps: DeliveryDeps, nowMs: number): Item | null
 const isReady = (item: Item, nowMs: number) => item.state === 'waiting' && item.dueAtMs <= nowMs;
 const hasDue = (lane: Lane, nowMs: number) => lane.again.some((item) => isReady(item, nowMs));
 
-function pickFrom(lane: Lane, nowMs: number): Item | null {
-  const due = lane.again.find((item) => isReady(item, nowMs));
+/** What has failed goes one at a time beside what is new, whose success tells whose fault that was. */
+function pickFrom(s: Running, lane: Lane, nowMs: number): Item | null {
+  const isAlone = lane.ready.length + lane.fresh.length === 0 && lane.feed.isAtEnd();
+  const isTurn =
+    s.breaker.state === 'closed' && !lane.again.some(({ state }) => state === 'sending');
+  const due = isAlone || isTurn ? lane.again.find((item) => isReady(item, nowMs)) : undefined;
   return due ?? lane.ready.shift() ?? null;
 }
 
+/** Every other look is with an event that has not failed: it may be the others that are refused. */
 function pickProbe(s: Running, nowMs: number): Item | null {
   const isTried = ({ state, dueAtMs }: Item) => state === 'waiting' && Number.isFinite(dueAtMs);
   for (const lane of [s.live, ...s.replays]) {
-    const item = lane.again.find(isTried) ?? lane.ready.shift();
+    const fresh = s.breaker.probes % 2 === 1 ? lane.ready.shift() : undefined;
+    const item = fresh ?? lane.again.find(isTried) ?? lane.ready.shift();
     if (item !== undefined) return item;
   }
   const first = s.marked.findIndex((item) => item.dueAtMs <= nowMs);
@@ -57,16 +67,17 @@ export function dueRetries(s: Running, nowMs: number, max: number): readonly Ite
 }
 
 /** When something will be due that is not now; null when only news can change anything. */
-export function nextDueAt(s: Running): number | null {
+export function nextDueAt(s: Running, nowMs: number): number | null {
   const times = [s.quietUntilMs, s.breaker.state === 'open' ? s.breaker.probeAtMs : 0];
   for (const { again } of [s.live, ...s.replays]) {
     for (const item of again) if (item.state === 'waiting') times.push(item.dueAtMs);
   }
   let soonest = Number.POSITIVE_INFINITY;
-  for (const item of s.retries.values()) {
-    if (item.state === 'waiting' && item.dueAtMs < soonest) soonest = item.dueAtMs;
+  for (const { state, dueAtMs } of s.retries.values()) {
+    if (state === 'waiting' && dueAtMs > nowMs && dueAtMs < soonest) soonest = dueAtMs;
   }
   times.push(soonest);
-  const future = times.filter((time) => time > 0 && Number.isFinite(time));
+  // What is due already waits for something else than the time.
+  const future = times.filter((time) => time > nowMs && Number.isFinite(time));
   return future.length === 0 ? null : Math.min(...future);
 }

@@ -14,7 +14,8 @@ import {
 /** Reads on, so that there is always a page at hand; of an endpoint on probation only what may go. */
 export async function fill(s: Running, deps: DeliveryDeps, allowed: number): Promise<void> {
   for (const lane of [s.live, ...s.replays]) {
-    const waiting = lane.fresh.length + lane.ready.length + lane.again.length;
+    // What has failed is no reason to read nothing else: that may show whose fault it is.
+    const waiting = lane.fresh.length + lane.ready.length;
     const wanted = s.breaker.state === 'closed' ? PAGE_EVENTS : allowed;
     if (waiting >= wanted || lane.items.length >= AHEAD_MAX || isFull(s)) continue;
     for (const matched of await lane.feed.next(wanted)) add(s, deps, lane, matched);
@@ -34,7 +35,7 @@ function add(s: Running, deps: DeliveryDeps, lane: Lane, matched: Matched): void
     markDirty(s, deps.clock.nowMs());
   }
   lane.items.push(item);
-  // A replay keeps its own order, and nobody waits for it.
+  // A replay goes one by one where there is an order, and nobody waits for it.
   if (replay !== null || s.gate.enter(item)) {
     lane.fresh.push(item);
     return;

@@ -47,7 +47,12 @@ export function record(
   const wasClosed = s.breaker.state === 'closed';
   judgeHealth(s, deps, item, { verdict, nowMs });
   if (verdict.disable !== null) s.toDisable ??= verdict.disable;
-  if (verdict.quietMs !== null) s.quietUntilMs = Math.max(s.quietUntilMs, nowMs + verdict.quietMs);
+  if (verdict.quietMs !== null) {
+    s.quietUntilMs = Math.max(s.quietUntilMs, nowMs + verdict.quietMs);
+    // Whoever only ever asks for quiet gets nothing, which somebody should know.
+    const since = s.breaker.failingSinceMs ?? nowMs;
+    s.breaker = { ...s.breaker, failingSinceMs: since, lastFailedAtMs: nowMs };
+  }
   settleItem(s, deps, item, { verdict, nowMs });
   if (verdict.event === 'delivered') keepPending(s, nowMs);
   if (wasClosed && s.breaker.state === 'open') onOpened(s);
@@ -73,6 +78,8 @@ function judgeHealth(
   } else if (verdict.health !== 'unsaid') {
     const { position } = item;
     const isCertain = verdict.health === 'gone_bad';
+    // One that has failed by itself before says nothing new of its endpoint.
+    if (item.lane === null && !isCertain && breaker.state === 'closed') return;
     s.breaker = afterFailure(breaker, { position, isCertain, nowMs, random: deps.random });
     if (isCertain && s.breaker.notices === 0) {
       const since = new Date(s.breaker.failingSinceMs ?? nowMs).toISOString();
@@ -99,6 +106,7 @@ function settleItem(
       } else {
         item.lane.delivered += 1n;
         leaveLane(item);
+        if (item.replayId !== null) unpark(s, item);
       }
       item.state = 'over';
       // Until the watermark passes it, its place is all that is needed.
@@ -127,12 +135,12 @@ function settleItem(
 
 function retryLater(s: Running, deps: DeliveryDeps, item: Item, nowMs: number): void {
   stayPut(s, item);
-  item.firstFailedAtMs ??= nowMs;
   if (s.breaker.state !== 'closed') {
-    // The endpoint's fault: this event's tries are not spent on it.
+    // The endpoint's fault, for all that is known: this event's tries are not spent on it.
     if (item.lane === null) keep(s, item, false);
     return;
   }
+  item.firstFailedAtMs ??= nowMs;
   item.tries += 1;
   if (item.replayId !== null && item.tries >= REPLAY_TRIES_MAX) {
     failReplayed(item);
@@ -148,6 +156,13 @@ function retryLater(s: Running, deps: DeliveryDeps, item: Item, nowMs: number): 
   if (item.lane === null) keep(s, item, false);
   // Failed alone for the second time, with nobody to say whose fault it is: others need not wait for it.
   else if (item.replayId === null && item.tries > 1) moveToRetries(s, item, nowMs);
+}
+
+/** Given up before, and delivered now. */
+function unpark(s: Running, item: Item): void {
+  if (s.parked === 0 || s.retries.has(item.position)) return;
+  s.done.set(item.position, item.askedAt);
+  s.isStale = true;
 }
 
 /** A replay has an end: what it could not deliver is counted, and told by its attempts. */
@@ -207,7 +222,7 @@ function toAttempt(
     eventId: item.eventId,
     type: item.event?.type ?? '',
     kind: begun.kind,
-    tries: item.tries + 1,
+    tries: item.posts,
     outcome,
     status: sent.reply.status,
     ms: sent.ms,
@@ -227,7 +242,7 @@ export const unknownAttempt = (item: Item, startedAt: Date): Attempt => ({
   eventId: item.eventId,
   type: item.event?.type ?? '',
   kind: item.replayId !== null ? 'replay' : item.lane === null ? 'retry' : 'live',
-  tries: item.tries + 1,
+  tries: item.posts + 1,
   outcome: 'unknown',
   status: null,
   ms: 0,

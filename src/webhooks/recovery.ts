@@ -95,6 +95,7 @@ function askAgain(s: Running, row: RetryRow): void {
   if (item.askedAt !== null && item.askedAt >= row.askedAt) return;
   item.askedAt = row.askedAt;
   item.tries = 0;
+  item.posts = 0;
   item.dueAtMs = row.dueAt.getTime();
   item.firstFailedAtMs = row.firstFailedAt.getTime();
 }
@@ -106,6 +107,7 @@ function addRetries(s: Running, rows: Awaited<ReturnType<typeof listRetries>>): 
     const item: Item = {
       ...{ position: row.position, eventId: row.eventId, key: row.key, epoch: row.epoch },
       ...{ sequence: row.sequence, event: null, lane: null, state: 'waiting', tries: row.tries },
+      posts: row.tries,
       dueAtMs: row.dueAt.getTime(),
       firstFailedAtMs: row.firstFailedAt.getTime(),
       lastOutcome: row.lastOutcome,

@@ -6,7 +6,7 @@ import type { RetryRow } from '../db/webhook-cursors.ts';
 import type { DisableCause, ParkCause, WebhookNote } from '../domain/webhook.ts';
 import type { EventLog, Position } from '../eventlog/eventlog.ts';
 import type { WebhookRow } from '../projections/webhooks.ts';
-import type { Breaker } from './breaker.ts';
+import { type Breaker, UNTOLD } from './breaker.ts';
 import { dropTo, type Item, type KeyGate, type Lane } from './lane.ts';
 import type { Sender } from './send.ts';
 import type { Slots } from './slots.ts';
@@ -68,7 +68,7 @@ export type Running = {
   readonly doubt: Readonly<{ until: Position; delivered: ReadonlySet<Position>; isClean: boolean }>;
   /** Replays or resends were asked for, or taken back. */
   isStale: boolean;
-  /** The same by the process's own timer. */
+  /** When something was last put down, by the process's own timer. */
   settledAtMs: number;
   phase: 'running' | 'stopping' | 'deleted' | 'fenced';
   /** Ends the loop's wait. */
@@ -78,7 +78,7 @@ export type Running = {
 
 /** Deliveries of one subscription under way at once. */
 export const SLOTS = 16;
-/** Behind the cursor, the parked ones included; more and the cursor waits. */
+/** Behind the cursor; more and the cursor waits. Parked ones are bounded by themselves. */
 export const RETRIES_MAX = 10_000;
 /** Read and not over: so far an event that takes its time lets the others go ahead. */
 export const AHEAD_MAX = 10_000;
@@ -93,7 +93,7 @@ export const mayDeliver = (s: Running, deps: DeliveryDeps, nowMs: number): boole
   nowMs >= s.quietUntilMs &&
   deps.holdsLease();
 
-export const isFull = (s: Running): boolean => s.retries.size + s.parked >= RETRIES_MAX;
+export const isFull = (s: Running): boolean => s.retries.size >= RETRIES_MAX;
 
 export function markDirty(s: Running, nowMs: number): void {
   s.dirtySinceMs ??= nowMs;
@@ -156,6 +156,8 @@ export function keep(
 
 /** Takes over how a subscription is set now, and leaves out what it says is to be left out. */
 export function takeOver(s: Running, row: WebhookRow, policy: TargetPolicy): void {
+  const isBegunAnew = row.status === 'active' && s.row.status !== 'active';
+  if (row.url !== s.row.url || isBegunAnew) giveAnotherChance(s);
   s.row = row;
   s.target = parseTarget(row.url, policy);
   const skipped = row.epochs.findLast(({ skips }) => skips);
@@ -167,6 +169,12 @@ export function takeOver(s: Running, row: WebhookRow, policy: TargetPolicy): voi
   }
 }
 
+/** What was learned of an endpoint says nothing of another, nor of one that somebody has seen to. */
+function giveAnotherChance(s: Running): void {
+  s.quietUntilMs = 0;
+  s.breaker = { ...s.breaker, ...UNTOLD, probeAtMs: 0, probes: 0 };
+}
+
 /** An event is over: whoever waited behind it may go. */
 export function release(s: Running, item: Item): void {
   const next = s.gate.leave(item);
@@ -175,14 +183,17 @@ export function release(s: Running, item: Item): void {
     next.state = 'waiting';
     return;
   }
-  next.state = 'fresh';
-  // In front: its turn is long due.
-  next.lane.fresh.unshift(next);
-  next.lane.fresh.sort((a, b) => (a.position < b.position ? -1 : 1));
+  const { lane } = next;
+  // In front: its turn is long due. It may have its mark already, by those around it.
+  const isMarked = next.position <= lane.sentTo;
+  next.state = isMarked ? 'waiting' : 'fresh';
+  (isMarked ? lane.ready : lane.fresh).unshift(next);
+  if (!isMarked) lane.fresh.sort((a, b) => (a.position < b.position ? -1 : 1));
 }
 
 /** A try is under way. */
 export function begin(s: Running, item: Item): void {
+  item.posts += 1;
   item.state = 'sending';
   s.inFlight += 1;
   if (item.lane === null) s.retriesInFlight += 1;

@@ -47,6 +47,8 @@ const KEEP_ALIVE_MS = 4_000;
 const BODY_BYTES_MAX = 16_384;
 const EXCERPT_CHARACTERS_MAX = 500;
 const CAUSES_MAX = 8;
+const PEERS_MAX = 10_000;
+const UNCONNECTED: ReadonlySet<string> = new Set(['blocked', 'dns', 'connect']);
 
 /** Posts over kept connections that reach no address the policy denies. Follows nothing, unpacks nothing. */
 export function openSender(options: SenderOptions): Sender {
@@ -61,6 +63,8 @@ export function openSender(options: SenderOptions): Sender {
       dial(target, (...result) => {
         const [, socket] = result;
         if (socket?.remoteAddress !== undefined) {
+          // One for each origin ever called; who was forgotten is told again by the next connection.
+          if (peers.size >= PEERS_MAX) peers.clear();
           peers.set(`${target.protocol}//${target.host}`, socket.remoteAddress);
         }
         callback(...result);
@@ -79,7 +83,9 @@ export function openSender(options: SenderOptions): Sender {
       const answer = await new Promise<Answer>((resolve) => {
         post(agent, sending, { timeoutMs, cutters, resolve });
       });
-      const peer = peers.get(sending.url.origin) ?? null;
+      const { failure } = answer.reply;
+      const isConnected = failure === null || !UNCONNECTED.has(failure);
+      const peer = isConnected ? (peers.get(sending.url.origin) ?? null) : null;
       return { ...answer, peer, ms: Math.round(performance.now() - startedAt) };
     },
     close: () => agent.destroy(),

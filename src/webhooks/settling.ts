@@ -62,7 +62,10 @@ export async function settleRound(
   isClean = false,
 ): Promise<boolean> {
   for (const item of wanted.retries) keep(s, item, true);
-  const batch = toBatch(s, wanted, isClean);
+  const marks = new Map(
+    wanted.lanes.map(({ lane, items }) => [lane, sentToWith(lane, items)] as const),
+  );
+  const batch = toBatch(s, marks, isClean);
   const { attempts, kept, done } = s;
   s.attempts = [];
   s.kept = new Map();
@@ -88,7 +91,7 @@ export async function settleRound(
     lane.saved = batch.replays.find(({ id }) => id === lane.replay?.id)?.position ?? lane.saved;
   }
   for (const { lane, items } of wanted.lanes) {
-    lane.sentTo = sentToWith(lane, items);
+    lane.sentTo = marks.get(lane) ?? lane.sentTo;
     for (const item of items) item.state = 'waiting';
     lane.ready.push(...items);
   }
@@ -96,11 +99,8 @@ export async function settleRound(
   return true;
 }
 
-function toBatch(s: Running, wanted: Wanted, isClean: boolean): Settlement {
-  const marksOf = (lane: Lane): Position => {
-    const items = wanted.lanes.find((one) => one.lane === lane)?.items ?? [];
-    return sentToWith(lane, items);
-  };
+function toBatch(s: Running, marks: ReadonlyMap<Lane, Position>, isClean: boolean): Settlement {
+  const marksOf = (lane: Lane): Position => marks.get(lane) ?? lane.sentTo;
   const place = lowWatermark(s.live);
   const sentTo = marksOf(s.live);
   return {

@@ -5,7 +5,6 @@ export type Slots = Readonly<{
     host: string,
     wanted: Readonly<{ isFirst: boolean; wake: () => void }>,
   ) => (() => void) | null;
-  inUse: () => number;
 }>;
 
 const IN_ALL_MAX = 1_024;
@@ -38,6 +37,5 @@ export function createSlots({ inAll = IN_ALL_MAX, host: hostMax = HOST_MAX } = {
         for (const one of woken) one();
       };
     },
-    inUse: () => used,
   };
 }

@@ -34,6 +34,7 @@ export type Subscription = Readonly<{
 /** At the latest after this time it is looked whether the clock says something new. */
 const LOOK_MS = 1_000;
 const FAILED_PAUSE_MS = 250;
+const FAILED_PAUSE_MS_MAX = 5_000;
 /** For what is under way when the process ends; then it is cut, and said to be unknown. */
 const STOP_MS = 5_000;
 
@@ -72,18 +73,20 @@ export async function runSubscription(
 }
 
 async function run(s: Running, deps: DeliveryDeps): Promise<void> {
-  for (;;) {
+  for (let failures = 0; ; ) {
     const news = nextNews(s);
     let pauseMs = 0;
     try {
       if (!(await work(s, deps))) break;
+      failures = 0;
       pauseMs = waitMs(s, deps.clock.nowMs());
     } catch (error) {
       if (!isConnectionError(error)) {
         deps.logger.error({ err: error, webhook: s.id }, 'deliveries failed on a bug');
       }
       if (s.phase !== 'running') break;
-      pauseMs = FAILED_PAUSE_MS;
+      failures += 1;
+      pauseMs = Math.min(FAILED_PAUSE_MS * failures, FAILED_PAUSE_MS_MAX);
     }
     if (pauseMs > 0) await news.within(pauseMs);
   }
@@ -150,7 +153,7 @@ function waitMs(s: Running, nowMs: number): number {
   if (hasFresh && s.inFlight > 0) return PACE_MS;
   if (s.dirtySinceMs !== null) return Math.max(1, s.dirtySinceMs + FLUSH_MS - nowMs);
   if (s.replays.some(isThrough)) return 1;
-  const due = nextDueAt(s);
+  const due = nextDueAt(s, nowMs);
   return due === null ? LOOK_MS : Math.min(Math.max(1, due - nowMs), LOOK_MS);
 }
 

@@ -1,5 +1,6 @@
 import { type KeyObject, randomUUID } from 'node:crypto';
-import { claimCursors, countSurplus, forgetOtherWorkers } from '../db/webhook-cursors.ts';
+import { type CursorRow, claimCursors } from '../db/webhook-cursors.ts';
+import { countSurplus, forgetOtherWorkers } from '../db/webhook-workers.ts';
 import type { Position } from '../eventlog/eventlog.ts';
 import { findWebhook } from '../projections/webhooks.ts';
 import { LEASE_MS, openLease } from './lease.ts';
@@ -25,6 +26,7 @@ export type WorkerDeps = Omit<DeliveryDeps, 'tail' | 'holdsLease'> &
   }>;
 
 const TICK_MS = 1_000;
+const CLAIMS_AT_ONCE = 8;
 const RETRY_MS = 200;
 
 /** Delivers every subscription that no other living process has, until stopped. */
@@ -99,19 +101,24 @@ function openClaims(
 
   async function claimFree(): Promise<void> {
     if (isOver() || !deps.holdsLease()) return;
-    for (const cursor of await claimCursors(deps.pool, workerId, owned.size)) {
-      const row = await findWebhook(deps.pool, cursor.webhookId);
-      if (row === null) continue;
-      // One that was lost to somebody and comes back is another one; the old one may not have noticed yet.
-      await owned.get(row.id)?.stop();
-      const one = await runSubscription(deps, cursor, row);
-      owned.set(row.id, one);
-      void one.ended.then(() => {
-        if (owned.get(row.id) === one) owned.delete(row.id);
-      });
-      // Changed while it was being read.
-      await reload(one);
+    const claimed = await claimCursors(deps.pool, workerId, [...owned.keys()]);
+    for (let first = 0; first < claimed.length; first += CLAIMS_AT_ONCE) {
+      await Promise.all(claimed.slice(first, first + CLAIMS_AT_ONCE).map(begin));
     }
+  }
+
+  async function begin(cursor: CursorRow): Promise<void> {
+    const row = await findWebhook(deps.pool, cursor.webhookId);
+    if (row === null) return;
+    // One that was lost to somebody and comes back is another one; the old one may not have noticed yet.
+    await owned.get(row.id)?.stop();
+    const one = await runSubscription(deps, cursor, row);
+    owned.set(row.id, one);
+    void one.ended.then(() => {
+      if (owned.get(row.id) === one) owned.delete(row.id);
+    });
+    // Changed while it was being read.
+    await reload(one);
   }
 
   async function reload(one: Subscription): Promise<void> {

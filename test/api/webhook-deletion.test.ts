@@ -408,7 +408,7 @@ describe('DELETE /domains/{id}', () => {
     await client.connect();
     await client.query('delete from mail_domains where id = $1', [own.id]);
     await client.end();
-    const { sweepWebhooks } = await import('../../src/webhooks/orphans.ts');
+    const { sweepWebhooks } = await import('../../src/webhooks/upkeep.ts');
     const { context } = t.gateway;
     const deps = {
       pool: t.database.pool,

@@ -6,15 +6,9 @@ import {
   keepAttemptDays,
   listAttempts,
 } from '../../src/db/webhook-attempts.ts';
-import {
-  claimCursors,
-  endLease,
-  findCursor,
-  renewLease,
-  type Settlement,
-  settle,
-} from '../../src/db/webhook-cursors.ts';
+import { claimCursors, findCursor, type Settlement, settle } from '../../src/db/webhook-cursors.ts';
 import { listRetries } from '../../src/db/webhook-retries.ts';
+import { endLease, renewLease } from '../../src/db/webhook-workers.ts';
 import { createDatabase, type TestDatabase } from '../support/database.ts';
 
 const NOW = new Date('2026-11-25T12:00:00Z');
@@ -61,7 +55,7 @@ describe('the state of a subscription in the database', () => {
   it('is moved with its attempts and retries in one statement by who has the token', async () => {
     const one = worker();
     await renewLease(database.pool, one);
-    const [claimed] = await claimCursors(database.pool, one.workerId, 0);
+    const [claimed] = await claimCursors(database.pool, one.workerId, []);
     const { webhookId = 0, token = 0n } = claimed ?? {};
     expect(claimed?.place).toMatchObject({ position: 4n, sequence: 0, sentTo: 4n, isClean: true });
     expect(await settle(database.pool, batchFor(webhookId, token, { kept: [aRetry] }))).toBe(true);
@@ -81,11 +75,11 @@ describe('the state of a subscription in the database', () => {
   it('is changed in nothing by who has lost it', async () => {
     const [first, second] = [worker(1), worker()];
     await renewLease(database.pool, first);
-    const [before] = await claimCursors(database.pool, first.workerId, 0);
+    const [before] = await claimCursors(database.pool, first.workerId, []);
     const { webhookId = 0, token = 0n } = before ?? {};
     await new Promise((resolve) => setTimeout(resolve, 20));
     await renewLease(database.pool, second);
-    const taken = await claimCursors(database.pool, second.workerId, 0);
+    const taken = await claimCursors(database.pool, second.workerId, []);
     const mine = taken.find((one) => one.webhookId === webhookId);
     expect(mine?.token).toBe(token + 1n);
     const attempts = [anAttempt({ position: 77n })];
@@ -106,7 +100,7 @@ describe('the state of a subscription in the database', () => {
     const workers = Array.from({ length: 8 }, () => worker());
     for (const one of workers) await renewLease(database.pool, one);
     const claims = await Promise.all(
-      workers.map(({ workerId }) => claimCursors(database.pool, workerId, 0)),
+      workers.map(({ workerId }) => claimCursors(database.pool, workerId, [])),
     );
     const ids = claims.flat().map(({ webhookId }) => webhookId);
     expect(new Set(ids).size).toBe(ids.length);

@@ -26,6 +26,7 @@ function laneOf(positions: readonly number[]): Lane {
   const feed: Feed = {
     next: async () => [],
     place: () => place,
+    isAtEnd: () => true,
   };
   const lane = createLane(feed, { sentTo: 0n });
   for (const [index, position] of positions.entries()) {

@@ -184,7 +184,7 @@ describe('what a receiver answers', () => {
     await caughtUp(t, one);
     expect(await attemptsOf(t, one, first)).toMatchObject([
       { attempt: 1, status: answer.status },
-      { attempt: 1, outcome: 'delivered' },
+      { attempt: 2, outcome: 'delivered' },
     ]);
   });
 

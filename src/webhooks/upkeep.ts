@@ -1,7 +1,11 @@
 import type pg from 'pg';
 import type { Clock } from '../clock.ts';
+import { sweepWebhookSecrets } from '../db/credentials.ts';
+import { keepAttemptDays } from '../db/webhook-attempts.ts';
 import { forgetDeletedCursors } from '../db/webhook-cursors.ts';
+import { pruneParked } from '../db/webhook-retries.ts';
 import type { EventLog } from '../eventlog/eventlog.ts';
+import type { Projector } from '../projections/projector.ts';
 import { listOrphanWebhooks, listWebhooks } from '../projections/webhooks.ts';
 import { commandWebhook } from './notes.ts';
 
@@ -21,4 +25,19 @@ export async function sweepWebhooks(deps: Deps): Promise<void> {
     await commandWebhook(deps, row, { type: 'DeleteWebhook' });
   }
   await forgetDeletedCursors(deps.pool);
+}
+
+/** Forgets what is kept for a time, or up to a number, and is beyond it. */
+export async function purgeWebhooks({
+  pool,
+  log,
+  clock,
+  projector,
+}: Omit<Deps, 'nodeId'> & Readonly<{ projector: Projector }>): Promise<void> {
+  const { position: head } = await log.head();
+  // Which secrets sign is the read model's to say, where it is up to date.
+  const isKnown = await projector.caughtUp(head, ['webhooks']);
+  if (isKnown) await sweepWebhookSecrets(pool, clock.now());
+  await keepAttemptDays(pool, clock.now());
+  await pruneParked(pool);
 }
