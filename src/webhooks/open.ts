@@ -51,7 +51,10 @@ export type WebhookOptions = Readonly<{
   timeoutMs?: number;
   ca?: readonly string[];
   random?: () => number;
+  lookMs?: number;
 }>;
+
+const LOOK_MS = 1_000;
 
 /** Opens deliveries. Nothing is sent where the guard against forbidden targets does not hold. */
 export async function openWebhooks(deps: Deps, options: WebhookOptions): Promise<Webhooks> {
@@ -74,6 +77,7 @@ export async function openWebhooks(deps: Deps, options: WebhookOptions): Promise
     ...{ policy, sender, secretsOf },
     slots: createSlots(),
     random: options.random ?? Math.random,
+    lookMs: options.lookMs ?? LOOK_MS,
     // The gateway holds the database's serve lock.
     isAlone: true,
     onAttempt: (outcome, ms) => observe(outcome, ms),

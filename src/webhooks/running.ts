@@ -26,6 +26,8 @@ export type DeliveryDeps = Readonly<{
   nodeId: string;
   /** The secrets of a subscription by their fingerprints. */
   secretsOf: (id: number) => Promise<ReadonlyMap<string, KeyObject>>;
+  /** At the latest after this time it is looked whether the clock says something new. */
+  lookMs: number;
   /** False once this process may have been taken for dead: then nothing more may be sent. */
   holdsLease: () => boolean;
   onAttempt: (outcome: string, ms: number) => void;

@@ -31,8 +31,6 @@ export type Subscription = Readonly<{
   }>;
 }>;
 
-/** At the latest after this time it is looked whether the clock says something new. */
-const LOOK_MS = 1_000;
 const FAILED_PAUSE_MS = 250;
 const FAILED_PAUSE_MS_MAX = 5_000;
 /** For what is under way when the process ends; then it is cut, and said to be unknown. */
@@ -79,7 +77,7 @@ async function run(s: Running, deps: DeliveryDeps): Promise<void> {
     try {
       if (!(await work(s, deps))) break;
       failures = 0;
-      pauseMs = waitMs(s, deps.clock.nowMs());
+      pauseMs = waitMs(s, deps);
     } catch (error) {
       if (!isConnectionError(error)) {
         deps.logger.error({ err: error, webhook: s.id }, 'deliveries failed on a bug');
@@ -148,13 +146,14 @@ async function finish(s: Running, deps: DeliveryDeps): Promise<boolean> {
   return false;
 }
 
-function waitMs(s: Running, nowMs: number): number {
+function waitMs(s: Running, { clock, lookMs }: DeliveryDeps): number {
+  const nowMs = clock.nowMs();
   const hasFresh = [s.live, ...s.replays].some(({ fresh }) => fresh.length > 0);
   if (hasFresh && s.inFlight > 0) return PACE_MS;
   if (s.dirtySinceMs !== null) return Math.max(1, s.dirtySinceMs + FLUSH_MS - nowMs);
   if (s.replays.some(isThrough)) return 1;
   const due = nextDueAt(s, nowMs);
-  return due === null ? LOOK_MS : Math.min(Math.max(1, due - nowMs), LOOK_MS);
+  return due === null ? lookMs : Math.min(Math.max(1, due - nowMs), lookMs);
 }
 
 /** News that comes from here on is not missed by a wait that begins later. */

@@ -29,6 +29,7 @@ const worker = await startWorker({
   slots: createSlots(),
   clock: { now: () => new Date(), nowMs: () => Date.now() },
   random: Math.random,
+  lookMs: 1_000,
   onAttempt: () => undefined,
   async secretsOf(id) {
     const kept = await listWebhookSecrets(pool, `webhook:${id}`);

@@ -74,6 +74,7 @@ describe('a sender that dies', () => {
       sender: openSender({ policy, timeoutMs: 5_000 }),
       slots: createSlots(),
       random: Math.random,
+      lookMs: 50,
       onAttempt: () => undefined,
       async secretsOf(id) {
         const kept = await listWebhookSecrets(t.gateway.context.pool, `webhook:${id}`);

@@ -20,6 +20,7 @@ import {
 import { LOOPBACK, type Receiver, startReceiver } from '../support/webhook-receiver.ts';
 
 const HOUR_MS = 3_600_000;
+const LOOK_MS = 40;
 const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 
 describe('an endpoint that is away for days', () => {
@@ -28,7 +29,11 @@ describe('an endpoint that is away for days', () => {
   let receiver: Receiver;
   beforeEach(async () => {
     clock = testClock();
-    t = await startTestGateway({ config: LOOPBACK, clock, webhooks: { timeoutMs: 4_000 } });
+    t = await startTestGateway({
+      config: LOOPBACK,
+      clock,
+      webhooks: { timeoutMs: 4_000, lookMs: LOOK_MS },
+    });
     receiver = await startReceiver();
   });
   afterEach(async () => {
@@ -170,7 +175,7 @@ describe('a subscription that is ordered by key', () => {
   let receiver: Receiver;
   beforeEach(async () => {
     clock = testClock();
-    t = await startTestGateway({ config: LOOPBACK, clock });
+    t = await startTestGateway({ config: LOOPBACK, clock, webhooks: { lookMs: LOOK_MS } });
     receiver = await startReceiver();
   });
   afterEach(async () => {

@@ -21,6 +21,9 @@ import {
 import { LOOPBACK, type Receiver, startReceiver } from '../support/webhook-receiver.ts';
 
 const TIMEOUT_MS = 400;
+const LOOK_MS = 40;
+/** Long enough for whoever looks at the clock to have seen it. */
+const LOOKS_MS = 250;
 const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 
 describe('what a receiver answers', () => {
@@ -33,7 +36,7 @@ describe('what a receiver answers', () => {
     t = await startTestGateway({
       config: LOOPBACK,
       clock,
-      webhooks: { timeoutMs: TIMEOUT_MS, random: () => 0 },
+      webhooks: { timeoutMs: TIMEOUT_MS, random: () => 0, lookMs: LOOK_MS },
     });
   });
   afterAll(() => t.close());
@@ -69,7 +72,7 @@ describe('what a receiver answers', () => {
       await receiver.until(4);
       await eventually(async () => expect(await statsOf(t, one)).toMatchObject({ retrying: 1 }));
       clock.advance(3_000);
-      await pause(1_100);
+      await pause(LOOKS_MS);
       expect(postsOf(bad)).toHaveLength(1);
       clock.advance(2_000);
       await eventually(() => expect(postsOf(bad)).toHaveLength(2));
@@ -150,7 +153,7 @@ describe('what a receiver answers', () => {
     await happen(t, 2);
     await receiver.until(3);
     clock.advance(86_400_000);
-    await pause(1_200);
+    await pause(LOOKS_MS);
     expect(postsOf(bad)).toHaveLength(1);
     expect(await notesOf(t, one, 'webhook.event_parked')).toMatchObject([
       { data: { event_id: bad, cause: 'aborted_by_receiver' } },
@@ -177,7 +180,7 @@ describe('what a receiver answers', () => {
     await eventually(async () => expect((await statsOf(t, one)).quiet_until).not.toBeNull());
     await happen(t, 4);
     clock.advance(quietMs - 3_000);
-    await pause(1_200);
+    await pause(LOOKS_MS);
     expect(receiver.received).toHaveLength(1);
     clock.advance(3_000);
     await receiver.until(6);
@@ -194,7 +197,7 @@ describe('what a receiver answers', () => {
     await happen(t, 1);
     await receiver.until(1);
     clock.advance(80_000);
-    await pause(1_200);
+    await pause(LOOKS_MS);
     expect(receiver.received).toHaveLength(1);
     clock.advance(12_000);
     await receiver.until(2);
