@@ -227,4 +227,44 @@ describe('a subscription is not stuck', () => {
     const replayed = receiver.received.filter(({ headers }) => headers['webhook-replay']);
     expect(new Set(replayed.map(({ payload }) => payload.sequence)).size).toBe(1_500);
   });
+
+  it('and sends nothing twice when its gateway is stopped in good order and started again', async () => {
+    const one = await subscribe(t, receiver);
+    receiver.behave(() => ({ afterMs: 40 }));
+    await happen(t, 400);
+    await receiver.until(60);
+    t = await t.restart();
+    await caughtUp(t, one);
+    expect(receiver.received).toHaveLength(400);
+    expect(sequencesOf(receiver)).toEqual(oneTo(400));
+  });
+
+  it('by a resend of an event that its key waits for', async () => {
+    const one = await subscribe(t, receiver, { ordering: 'key' });
+    let isBroken = true;
+    receiver.behave(({ payload }) => (isBroken && payload.sequence === 1 ? { status: 400 } : {}));
+    const [first = ''] = await happen(t, 1, { key: () => 'same' });
+    await happen(t, 4, { key: () => 'same' });
+    clock.advance(6_000);
+    await eventually(async () => expect((await statsOf(t, one)).retrying).toBe(5));
+    isBroken = false;
+    await t.send('POST', `/webhooks/${one.id}/deliveries/${first}/resend`);
+    await caughtUp(t, one);
+    const taken = receiver.received.slice(-5).map(({ payload }) => payload.sequence);
+    expect(taken).toEqual(oneTo(5));
+  });
+
+  it('and sends nothing twice when its order is changed under way', async () => {
+    const one = await subscribe(t, receiver);
+    receiver.behave(() => ({ afterMs: 15 }));
+    await happen(t, 200, { key: (n) => `k${n % 5}` });
+    await receiver.until(20);
+    for (const ordering of ['key', 'none', 'key']) {
+      await t.send('PATCH', `/webhooks/${one.id}`, { body: { ordering } });
+      await pause(50);
+    }
+    await caughtUp(t, one);
+    expect(sequencesOf(receiver)).toEqual(oneTo(200));
+    expect(receiver.received).toHaveLength(200);
+  });
 });
