@@ -106,7 +106,13 @@ function observeWebhooks({ metrics, log, webhooks }: Context): void {
   ofEach('mailguard_webhook_breaker_open', '1 while its endpoint is taken to be down.', (s) =>
     s.breaker === 'open' ? 1 : 0,
   );
-  webhooks.onAttempt((outcome, ms) => metrics.webhookAttempts.observe({ outcome }, ms / 1_000));
+  // Found once for each outcome, of which there are few: it is asked for with every delivery.
+  const known = new Map<string, ReturnType<typeof metrics.webhookAttempts.labels>>();
+  webhooks.onAttempt((outcome, ms) => {
+    const found = known.get(outcome) ?? metrics.webhookAttempts.labels(outcome);
+    known.set(outcome, found);
+    found.observe(ms / 1_000);
+  });
 }
 
 type Status = ReturnType<ReturnType<Context['webhooks']['subscriptions']>[number]['status']>;
