@@ -79,7 +79,8 @@ describe('GET /audit/logs', () => {
       ]);
       expect(line.cursor).toMatch(/^[a-z]/i);
       expect(line.recorded_at).toMatch(/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$/);
-      expect(JSON.stringify(line)).not.toContain('_sd');
+      // With its quotes: a cursor may hold the letters by chance.
+      expect(JSON.stringify(line)).not.toContain('"_sd"');
       expect(line.withheld).toEqual([]);
     }
   });
