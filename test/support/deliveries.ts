@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { expect } from 'vitest';
 import type { EventToAppend } from '../../src/eventlog/eventlog.ts';
 import { anEvent } from './events.ts';
-import type { TestGateway } from './gateway.ts';
+import type { TestClock, TestGateway } from './gateway.ts';
 import type { Receiver } from './webhook-receiver.ts';
 
 export const TYPE = 'quarantine.content_read';
@@ -67,6 +67,20 @@ export const viewOf = async (t: TestGateway, { id }: Subscribed) =>
 
 export const attemptsOf = async (t: TestGateway, { id }: Subscribed, eventId: string) =>
   (await t.send('GET', `/webhooks/${id}/deliveries/${eventId}/attempts`)).body.data;
+
+/**
+ * Lets time pass once nothing is under way: what is answered after a leap would begin its wait only then, and
+ * the leap would be spent on nothing.
+ */
+export async function pass(
+  t: TestGateway,
+  one: Subscribed,
+  clock: TestClock,
+  ms: number,
+): Promise<void> {
+  await eventually(async () => expect((await statsOf(t, one)).in_flight).toBe(0));
+  clock.advance(ms);
+}
 
 /** What was recorded about a subscription, oldest first. */
 export async function notesOf(t: TestGateway, { id }: Subscribed, type: string): Promise<any[]> {

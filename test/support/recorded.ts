@@ -6,8 +6,14 @@ import type { Reply, TestGateway } from './gateway.ts';
 /** A stored event, with what is still disclosed of it by member. */
 export type Recorded = RecordedEvent & Readonly<{ disclosed: Readonly<Record<string, Json>> }>;
 
-/** Recorded in their own time, whoever else does what: use in windows, and the reading of the log. */
-const BY_THE_WAY = new Set(['api_key.used', 'api_key.denied', 'audit.read', 'audit.exported']);
+/** Recorded in their own time, whoever else does what: use in windows, readings of the log, what the clock ends. */
+const BY_THE_WAY = new Set([
+  'api_key.used',
+  'api_key.denied',
+  'api_key.expired',
+  'audit.read',
+  'audit.exported',
+]);
 
 export const headOf = async ({ gateway }: TestGateway): Promise<bigint> =>
   (await gateway.context.log.head()).position;
@@ -27,7 +33,7 @@ export async function allSince(t: TestGateway, after: bigint): Promise<Recorded[
   }));
 }
 
-/** The facts behind a position: what was decided, without windows of use and readings of the log. */
+/** The facts behind a position: what was decided, without what is recorded by the way. */
 export async function factsSince(t: TestGateway, after: bigint): Promise<Recorded[]> {
   return (await allSince(t, after)).filter(({ type }) => !BY_THE_WAY.has(type));
 }

@@ -5,6 +5,7 @@ import {
   happen,
   notesOf,
   oneTo,
+  pass,
   type Subscribed,
   sequencesOf,
   statsOf,
@@ -59,8 +60,7 @@ describe('an endpoint that is away for days', () => {
       await happen(t, 40);
       made += 40;
       await eventually(async () => expect((await statsOf(t, one)).breaker).toBe('open'));
-      await pause(50);
-      clock.advance(4 * HOUR_MS);
+      await pass(t, one, clock, 4 * HOUR_MS);
     }
     // The first few that failed, and since then one look at a time: at most one in 15 minutes.
     expect(receiver.received.length).toBeLessThanOrEqual(16 + 72 * 4 + 5);
@@ -76,7 +76,7 @@ describe('an endpoint that is away for days', () => {
       return {};
     });
     receiver.received.length = 0;
-    clock.advance(HOUR_MS);
+    await pass(t, one, clock, HOUR_MS);
     await caughtUp(t, one);
     expect(sequencesOf(receiver)).toEqual(oneTo(made));
     expect(receiver.received).toHaveLength(made);
@@ -96,7 +96,7 @@ describe('an endpoint that is away for days', () => {
     await eventually(async () => expect((await statsOf(t, one)).breaker).toBe('open'));
     const look = async (hours: number) => {
       const posts = receiver.received.length;
-      clock.advance(hours * HOUR_MS);
+      await pass(t, one, clock, hours * HOUR_MS);
       await eventually(() => expect(receiver.received.length).toBeGreaterThan(posts));
     };
     for (const hours of [1.01, 23, 24, 24, 24]) await look(hours);
@@ -113,7 +113,7 @@ describe('an endpoint that is away for days', () => {
     receiver.received.length = 0;
     receiver.behave(() => ({}));
     await t.send('POST', `/webhooks/${one.id}/enable`);
-    clock.advance(HOUR_MS);
+    await pass(t, one, clock, HOUR_MS);
     await caughtUp(t, one);
     expect(sequencesOf(receiver)).toEqual(oneTo(10));
     expect(await notesOf(t, one, 'webhook.failing')).toHaveLength(4);
@@ -124,13 +124,13 @@ describe('an endpoint that is away for days', () => {
     receiver.behave(() => ({ status: 500 }));
     await happen(t, 6);
     await eventually(async () => expect((await statsOf(t, one)).breaker).toBe('open'));
-    await pause(100);
+    await eventually(async () => expect((await statsOf(t, one)).in_flight).toBe(0));
     const posts = receiver.received.length;
     t = await t.restart();
     await eventually(async () => expect((await statsOf(t, one)).breaker).toBe('open'));
     await pause(300);
     expect(receiver.received).toHaveLength(posts);
-    clock.advance(6_000);
+    await pass(t, one, clock, 6_000);
     await eventually(() => expect(receiver.received).toHaveLength(posts + 1));
   });
 
@@ -217,7 +217,7 @@ describe('a subscription that is ordered by key', () => {
       const good = receiver.received.filter(({ payload }) => !payload.key.endsWith('-bad'));
       expect(good).toHaveLength(40);
     });
-    clock.advance(6_000);
+    await pass(t, one, clock, 6_000);
     // The one that fails, and those behind it, are behind the cursor now.
     await eventually(async () => expect((await statsOf(t, one)).retrying).toBe(20));
     const { position, head } = await statsOf(t, one);
@@ -225,7 +225,7 @@ describe('a subscription that is ordered by key', () => {
     t = await t.restart();
     isBroken = false;
     receiver.received.length = 0;
-    clock.advance(400_000);
+    await pass(t, one, clock, 400_000);
     await caughtUp(t, one);
     const bad = receiver.received.map(({ payload }) => payload.sequence);
     expect(bad).toEqual([...bad].sort((a, b) => a - b));
@@ -248,7 +248,7 @@ describe('a subscription that is ordered by key', () => {
     await t.send('POST', `/webhooks/${one.id}/replays`, { body });
     await t.send('POST', `/webhooks/${one.id}/resume`);
     await caughtUp(t, one);
-    clock.advance(6_000);
+    await pass(t, one, clock, 6_000);
     const replay = async () => (await t.send('GET', `/webhooks/${one.id}/replays`)).body.data[0];
     await eventually(async () =>
       expect(await replay()).toMatchObject({ state: 'completed', delivered: '6', failed: '0' }),
@@ -280,7 +280,7 @@ describe('a subscription that is ordered by key', () => {
       [3, 0],
     ] as const) {
       await eventually(() => expect(tries()).toBe(count));
-      clock.advance(seconds * 1_000);
+      await pass(t, one, clock, seconds * 1_000);
     }
     await eventually(async () =>
       expect(await replay()).toMatchObject({ state: 'completed', delivered: '4', failed: '1' }),

@@ -6,6 +6,7 @@ import {
   happen,
   notesOf,
   oneTo,
+  pass,
   type Subscribed,
   sequencesOf,
   statsOf,
@@ -71,10 +72,10 @@ describe('what a receiver answers', () => {
       await happen(t, 3);
       await receiver.until(4);
       await eventually(async () => expect(await statsOf(t, one)).toMatchObject({ retrying: 1 }));
-      clock.advance(3_000);
+      await pass(t, one, clock, 3_000);
       await pause(LOOKS_MS);
       expect(postsOf(bad)).toHaveLength(1);
-      clock.advance(2_000);
+      await pass(t, one, clock, 2_000);
       await eventually(() => expect(postsOf(bad)).toHaveLength(2));
       await caughtUp(t, one);
       expect(new Set(postsOf(bad).map(({ digest }) => digest)).size).toBe(1);
@@ -152,7 +153,7 @@ describe('what a receiver answers', () => {
     await eventually(async () => expect((await statsOf(t, one)).parked).toBe(1));
     await happen(t, 2);
     await receiver.until(3);
-    clock.advance(86_400_000);
+    await pass(t, one, clock, 86_400_000);
     await pause(LOOKS_MS);
     expect(postsOf(bad)).toHaveLength(1);
     expect(await notesOf(t, one, 'webhook.event_parked')).toMatchObject([
@@ -179,10 +180,10 @@ describe('what a receiver answers', () => {
     await eventually(() => expect(postsOf(first)).toHaveLength(1));
     await eventually(async () => expect((await statsOf(t, one)).quiet_until).not.toBeNull());
     await happen(t, 4);
-    clock.advance(quietMs - 3_000);
+    await pass(t, one, clock, quietMs - 3_000);
     await pause(LOOKS_MS);
     expect(receiver.received).toHaveLength(1);
-    clock.advance(3_000);
+    await pass(t, one, clock, 3_000);
     await receiver.until(6);
     await caughtUp(t, one);
     expect(await attemptsOf(t, one, first)).toMatchObject([
@@ -196,10 +197,10 @@ describe('what a receiver answers', () => {
     failFirst({ status: 429, headers: { 'retry-after': until } });
     await happen(t, 1);
     await receiver.until(1);
-    clock.advance(80_000);
+    await pass(t, one, clock, 80_000);
     await pause(LOOKS_MS);
     expect(receiver.received).toHaveLength(1);
-    clock.advance(12_000);
+    await pass(t, one, clock, 12_000);
     await receiver.until(2);
   });
 
@@ -216,7 +217,7 @@ describe('what a receiver answers', () => {
     const waits = [5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400];
     for (const [index, seconds] of waits.entries()) {
       await eventually(async () => expect((await statsOf(t, one)).retrying).toBe(1));
-      clock.advance(seconds * 1_000 + 10);
+      await pass(t, one, clock, seconds * 1_000 + 10);
       await eventually(() => expect(postsOf(id)).toHaveLength(index + 2));
     }
     await eventually(async () =>
@@ -246,16 +247,16 @@ describe('what a receiver answers', () => {
     receiver.behave(() => ({ status: 500 }));
     await happen(t, 30);
     await eventually(async () => expect((await statsOf(t, one)).breaker).toBe('open'));
-    await pause(200);
+    await eventually(async () => expect((await statsOf(t, one)).in_flight).toBe(0));
     const first = receiver.received.length;
     expect(first).toBeLessThanOrEqual(16 + 5);
     expect(await statsOf(t, one)).toMatchObject({ retrying: 0, parked: 0 });
     for (const [index, seconds] of [5, 15, 45, 120, 300, 600, 900, 900].entries()) {
-      clock.advance(seconds * 1_000 + 10);
+      await pass(t, one, clock, seconds * 1_000 + 10);
       await eventually(() => expect(receiver.received).toHaveLength(first + index + 1));
     }
     receiver.behave(() => ({}));
-    clock.advance(900_010);
+    await pass(t, one, clock, 900_010);
     await caughtUp(t, one);
     expect(sequencesOf(receiver)).toEqual(oneTo(30));
     expect((await statsOf(t, one)).breaker).toBe('closed');
@@ -270,7 +271,7 @@ describe('what a receiver answers', () => {
       const posts = receiver.received.length;
       const changed = await t.send('PATCH', `/webhooks/${one.id}`, { body: { url: other.url } });
       expect(changed.status).toBe(200);
-      clock.advance(6_000);
+      await pass(t, one, clock, 6_000);
       await other.until(6);
       expect(receiver.received).toHaveLength(posts);
       expect(sequencesOf(other)).toEqual(oneTo(6));
