@@ -28,7 +28,8 @@ export function attempt(s: Running, deps: DeliveryDeps, item: Item, done: () => 
     .then((sent) => {
       end(s, lane);
       giveBack();
-      record(s, deps, item, { begun, sent, isCut: s.cut.signal.aborted });
+      const isCut = s.cut.signal.aborted || !deps.holdsLease();
+      record(s, deps, item, { begun, sent, isCut });
       done();
     })
     .catch((error: unknown) => {
@@ -76,6 +77,7 @@ function send(
     url,
     body,
     signal: s.cut.signal,
+    mayBegin: deps.holdsLease,
     headers: {
       'content-type': 'application/json',
       'user-agent': USER_AGENT,

@@ -35,11 +35,15 @@ export function pick(s: Running, deps: DeliveryDeps, nowMs: number): Item | null
 const isReady = (item: Item, nowMs: number) => item.state === 'waiting' && item.dueAtMs <= nowMs;
 const hasDue = (lane: Lane, nowMs: number) => lane.again.some((item) => isReady(item, nowMs));
 
-/** What has failed goes one at a time beside what is new, whose success tells whose fault that was. */
+/**
+ * What has failed goes one at a time beside what is new, whose success tells whose fault that was; until there
+ * was one, no other goes.
+ */
 function pickFrom(s: Running, lane: Lane, nowMs: number): Item | null {
+  const { state, failed } = s.breaker;
   const isAlone = lane.ready.length + lane.fresh.length === 0 && lane.feed.isAtEnd();
-  const isTurn =
-    s.breaker.state === 'closed' && !lane.again.some(({ state }) => state === 'sending');
+  const isUnderWay = lane.again.some((item) => item.state === 'sending');
+  const isTurn = state === 'closed' && failed.length === 0 && !isUnderWay;
   const due = isAlone || isTurn ? lane.again.find((item) => isReady(item, nowMs)) : undefined;
   return due ?? lane.ready.shift() ?? null;
 }

@@ -21,6 +21,8 @@ type Sending = Readonly<{
   headers: Readonly<Record<string, string>>;
   body: string;
   signal?: AbortSignal;
+  /** Asked right before the first byte, for which a connection may have been waited long. */
+  mayBegin?: () => boolean;
 }>;
 
 export type Sender = Readonly<{
@@ -115,7 +117,7 @@ type Ending = Readonly<{
 
 /** One request by undici's own events, without the streams and signals that it would make of them. */
 function post(agent: Agent, sending: Sending, { timeoutMs, cutters, resolve }: Ending): void {
-  const { url, headers, body, signal } = sending;
+  const { url, headers, body, signal, mayBegin } = sending;
   let controller: Dispatcher.DispatchController | null = null;
   let head: Extract<Reply, { failure: null }> | null = null;
   const chunks: Buffer[] = [];
@@ -145,7 +147,8 @@ function post(agent: Agent, sending: Sending, { timeoutMs, cutters, resolve }: E
     {
       onRequestStart(started) {
         controller = started;
-        if (isOver || signal?.aborted === true) started.abort(new Error('over'));
+        const isCalledOff = isOver || signal?.aborted === true || mayBegin?.() === false;
+        if (isCalledOff) started.abort(new Error('over'));
       },
       onResponseStart(_, status, fields) {
         // Those below 200 come before the answer.

@@ -51,19 +51,16 @@ describe('a subscription is not stuck', () => {
     await happen(t, 5);
     await eventually(async () => expect((await statsOf(t, one)).breaker).toBe('open'));
     await happen(t, 50);
-    for (const seconds of [6, 16, 46, 121]) {
-      await pass(t, one, clock, seconds * 1_000);
-      await pause(LOOKS_MS);
+    // The first look is with one of the five, the second with another: from there it is known whose fault it is.
+    for (let looks = 0; looks < 2; looks += 1) {
+      const posts = receiver.received.length;
+      await pass(t, one, clock, 20_000);
+      await eventually(() => expect(receiver.received.length).toBeGreaterThan(posts));
     }
     await eventually(() => {
-      const taken = sequencesOf(receiver).filter((sequence) => sequence > 5);
-      expect(taken).toHaveLength(50);
+      expect(sequencesOf(receiver).filter((sequence) => sequence > 5)).toHaveLength(50);
     });
     // The five are behind the cursor, on their own schedule.
-    for (let n = 0; n < 4; n += 1) {
-      await pass(t, one, clock, 10_000);
-      await pause(300);
-    }
     await eventually(async () =>
       expect(await statsOf(t, one)).toMatchObject({ breaker: 'closed', retrying: 5 }),
     );
