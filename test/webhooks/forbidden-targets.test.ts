@@ -123,10 +123,14 @@ describe('an endpoint whose certificate does not verify', () => {
     const one = await subscribe(t, { url: `https://127.0.0.1:${port}/hook` });
     const ids = await happen(t, 20);
     await eventually(async () => expect((await statsOf(t, one)).breaker).toBe('open'));
-    expect(await attemptsOf(t, one, ids[0] ?? '')).toMatchObject([{ outcome: 'certificate' }]);
-    expect(await notesOf(t, one, 'webhook.failing')).toMatchObject([
-      { data: { hours: 0, cause: 'certificate' } },
-    ]);
+    await eventually(async () =>
+      expect(await attemptsOf(t, one, ids[0] ?? '')).toMatchObject([{ outcome: 'certificate' }]),
+    );
+    await eventually(async () =>
+      expect(await notesOf(t, one, 'webhook.failing')).toMatchObject([
+        { data: { hours: 0, cause: 'certificate' } },
+      ]),
+    );
     expect(await viewOf(t, one)).toMatchObject({ status: 'active' });
     const ping = await t.send('POST', `/webhooks/${one.id}/ping`);
     expect(ping.body.data).toMatchObject({

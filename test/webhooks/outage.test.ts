@@ -64,8 +64,10 @@ describe('an endpoint that is away for days', () => {
     }
     // The first few that failed, and since then one look at a time: at most one in 15 minutes.
     expect(receiver.received.length).toBeLessThanOrEqual(16 + 72 * 4 + 5);
-    expect(await rowsOf(one)).toMatchObject({ retries: 0, cursors: 1 });
-    expect(await notesOf(t, one, 'webhook.failing')).not.toEqual([]);
+    await eventually(async () =>
+      expect(await rowsOf(one)).toMatchObject({ retries: 0, cursors: 1 }),
+    );
+    await eventually(async () => expect(await notesOf(t, one, 'webhook.failing')).not.toEqual([]));
     expect(await viewOf(t, one)).toMatchObject({ status: 'active' });
     let most = 0;
     const atOnce: number[] = [];
@@ -85,8 +87,12 @@ describe('an endpoint that is away for days', () => {
     expect(Math.max(...atOnce.slice(0, 3))).toBeLessThanOrEqual(2);
     expect(most).toBeGreaterThan(4);
     expect(most).toBeLessThanOrEqual(16);
-    expect(await rowsOf(one)).toMatchObject({ retries: 0, cursors: 1 });
-    expect(await notesOf(t, one, 'webhook.recovered')).toHaveLength(1);
+    await eventually(async () =>
+      expect(await rowsOf(one)).toMatchObject({ retries: 0, cursors: 1 }),
+    );
+    await eventually(async () =>
+      expect(await notesOf(t, one, 'webhook.recovered')).toHaveLength(1),
+    );
   });
 
   it('is told of after an hour, a day, three and four, and is disabled after five with its cursor kept', async () => {
@@ -116,7 +122,7 @@ describe('an endpoint that is away for days', () => {
     await pass(t, one, clock, HOUR_MS);
     await caughtUp(t, one);
     expect(sequencesOf(receiver)).toEqual(oneTo(10));
-    expect(await notesOf(t, one, 'webhook.failing')).toHaveLength(4);
+    await eventually(async () => expect(await notesOf(t, one, 'webhook.failing')).toHaveLength(4));
   });
 
   it('is forgiven nothing by a restart', async () => {

@@ -108,9 +108,11 @@ describe('what a receiver answers', () => {
       expect(await viewOf(t, one)).toMatchObject({ status: 'disabled', disabled_cause: 'gone' }),
     );
     const posts = receiver.received.length;
-    expect(await notesOf(t, one, 'webhook.disabled')).toMatchObject([
-      { actor: { type: 'system' }, outcome: 'failure', data: { cause: 'gone' } },
-    ]);
+    await eventually(async () =>
+      expect(await notesOf(t, one, 'webhook.disabled')).toMatchObject([
+        { actor: { type: 'system' }, outcome: 'failure', data: { cause: 'gone' } },
+      ]),
+    );
     await happen(t, 2);
     await pause(300);
     expect(receiver.received).toHaveLength(posts);
@@ -156,9 +158,11 @@ describe('what a receiver answers', () => {
     await pass(t, one, clock, 86_400_000);
     await pause(LOOKS_MS);
     expect(postsOf(bad)).toHaveLength(1);
-    expect(await notesOf(t, one, 'webhook.event_parked')).toMatchObject([
-      { data: { event_id: bad, cause: 'aborted_by_receiver' } },
-    ]);
+    await eventually(async () =>
+      expect(await notesOf(t, one, 'webhook.event_parked')).toMatchObject([
+        { data: { event_id: bad, cause: 'aborted_by_receiver' } },
+      ]),
+    );
     const parked = await t.send('GET', `/webhooks/${one.id}/parked`);
     expect(parked.body.data).toMatchObject([{ event_id: bad }]);
     const sent = await t.send('POST', `/webhooks/${one.id}/deliveries/${bad}/resend`);
@@ -186,10 +190,12 @@ describe('what a receiver answers', () => {
     await pass(t, one, clock, 3_000);
     await receiver.until(6);
     await caughtUp(t, one);
-    expect(await attemptsOf(t, one, first)).toMatchObject([
-      { attempt: 1, status: answer.status },
-      { attempt: 2, outcome: 'delivered' },
-    ]);
+    await eventually(async () =>
+      expect(await attemptsOf(t, one, first)).toMatchObject([
+        { attempt: 1, status: answer.status },
+        { attempt: 2, outcome: 'delivered' },
+      ]),
+    );
   });
 
   it('is quiet until the HTTP date that a 429 names', async () => {
@@ -223,9 +229,11 @@ describe('what a receiver answers', () => {
     await eventually(async () =>
       expect(await statsOf(t, one)).toMatchObject({ parked: 1, retrying: 0 }),
     );
-    expect(await notesOf(t, one, 'webhook.event_parked')).toMatchObject([
-      { data: { event_id: id, tries: 10, cause: 'gave_up' } },
-    ]);
+    await eventually(async () =>
+      expect(await notesOf(t, one, 'webhook.event_parked')).toMatchObject([
+        { data: { event_id: id, tries: 10, cause: 'gave_up' } },
+      ]),
+    );
     expect(await viewOf(t, one)).toMatchObject({ status: 'active' });
   });
 
