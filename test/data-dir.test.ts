@@ -30,15 +30,15 @@ function files(entries: Record<string, Entry>, more: Partial<Files> = {}): Files
 const open = { ...root, mode: 0o40755 };
 const closed = { ...root, mode: 0o40700 };
 const openTree = files({ '/': open, '/srv': open, '/srv/gateway': open });
-const homeTree = { '/': open, '/root': closed, '/root/gateway': open };
+const homeTree = { '/': open, '/closed': closed, '/closed/gateway': open };
 const relocated = /^\/var\/lib\/mailguard\/[0-9a-f]{12}$/;
 
 describe('resolveDataDir', () => {
-  const ofRoot = { explicit: null, projectRoot: '/root/gateway', uid: 0 };
+  const ofRoot = { explicit: null, projectRoot: '/closed/gateway', uid: 0 };
 
   it('is ./data for a plain user, wherever that is', () => {
     expect(resolveDataDir({ ...ofRoot, uid: 1_000 }, files(homeTree))).toEqual({
-      path: '/root/gateway/data',
+      path: '/closed/gateway/data',
       relocated: false,
     });
   });
@@ -52,7 +52,7 @@ describe('resolveDataDir', () => {
     const found = resolveDataDir(ofRoot, files(homeTree));
     expect(found).toEqual({ path: expect.stringMatching(relocated), relocated: true });
     expect(resolveDataDir(ofRoot, files(homeTree))).toEqual(found);
-    const other = { ...ofRoot, projectRoot: '/root/second' };
+    const other = { ...ofRoot, projectRoot: '/closed/second' };
     expect(resolveDataDir(other, files(homeTree)).path).not.toBe(found.path);
   });
 
@@ -64,19 +64,23 @@ describe('resolveDataDir', () => {
 
   it('refuses an explicit directory out of reach, with variable, directory and obstacle', () => {
     expect(() => resolveDataDir({ ...ofRoot, explicit: 'state' }, files(homeTree))).toThrow(
-      /MAILGUARD_DATA_DIR names \/root\/gateway\/state, .*: \/root is closed/,
+      /MAILGUARD_DATA_DIR names \/closed\/gateway\/state, .*: \/closed is closed/,
     );
   });
 
   it('keeps to the place that holds the database when a parent is opened later', () => {
     const { path } = resolveDataDir(ofRoot, files(homeTree));
-    const opened = { ...homeTree, '/root': open, [`${path}/postgres`]: { ...nobody, mode: 0o700 } };
+    const opened = {
+      ...homeTree,
+      '/closed': open,
+      [`${path}/postgres`]: { ...nobody, mode: 0o700 },
+    };
     expect(resolveDataDir(ofRoot, files(opened))).toEqual({ path, relocated: true });
   });
 
   it('refuses to start over with an empty database when a parent is closed later', () => {
-    const shut = { ...homeTree, '/root/gateway/data/postgres': { ...nobody, mode: 0o700 } };
-    expect(() => resolveDataDir(ofRoot, files(shut))).toThrow(/holds a database .*: \/root is/);
+    const shut = { ...homeTree, '/closed/gateway/data/postgres': { ...nobody, mode: 0o700 } };
+    expect(() => resolveDataDir(ofRoot, files(shut))).toThrow(/holds a database .*: \/closed is/);
   });
 
   it('goes by the owner of a database that a plain user began', () => {
@@ -104,9 +108,9 @@ describe('findClosedDirectory', () => {
   });
 
   it('follows a link to where it leads', () => {
-    const tree = { '/srv': open, '/srv/data': open, '/root': closed, '/root/data': open };
-    const linked = files(tree, { realpath: (path) => path.replace('/srv/data', '/root/data') });
-    expect(findClosedDirectory('/srv/data/postgres', nobody, linked)).toBe('/root');
+    const tree = { '/srv': open, '/srv/data': open, '/closed': closed, '/closed/data': open };
+    const linked = files(tree, { realpath: (path) => path.replace('/srv/data', '/closed/data') });
+    expect(findClosedDirectory('/srv/data/postgres', nobody, linked)).toBe('/closed');
   });
 });
 

@@ -68,6 +68,10 @@ export const viewOf = async (t: TestGateway, { id }: Subscribed) =>
 export const attemptsOf = async (t: TestGateway, { id }: Subscribed, eventId: string) =>
   (await t.send('GET', `/webhooks/${id}/deliveries/${eventId}/attempts`)).body.data;
 
+/** Waits until nothing is under way: what was answered has been taken in. */
+export const idle = (t: TestGateway, one: Subscribed): Promise<void> =>
+  eventually(async () => expect((await statsOf(t, one)).in_flight).toBe(0));
+
 /**
  * Lets time pass once nothing is under way: what is answered after a leap would begin its wait only then, and
  * the leap would be spent on nothing.
@@ -78,7 +82,7 @@ export async function pass(
   clock: TestClock,
   ms: number,
 ): Promise<void> {
-  await eventually(async () => expect((await statsOf(t, one)).in_flight).toBe(0));
+  await idle(t, one);
   clock.advance(ms);
 }
 
