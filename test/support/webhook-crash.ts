@@ -861,9 +861,9 @@ async function settle(world: WebhookWorld): Promise<WebhookBook> {
       if (performance.now() > deadline) break;
       await sleep(QUIET_MS);
     }
-    // Whatever is posted now is too much.
+    // Whatever is posted of these events now is too much; of one that came since, it may be under way.
     await sleep(QUIET_MS);
-    return await readBook(world, client, await exportLog(world.program, world.home));
+    return await readBook(world, client, events);
   } finally {
     await client.end();
   }
