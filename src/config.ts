@@ -1,8 +1,15 @@
-import { readFileSync, statSync } from 'node:fs';
-import { isIP } from 'node:net';
+import { statSync } from 'node:fs';
 import { hostname } from 'node:os';
-import ipaddr from 'ipaddr.js';
 import { z } from 'zod';
+import {
+  absolutePath,
+  bytes,
+  isCidr,
+  isLoopback,
+  isReadable,
+  optional,
+  splitList,
+} from './config-values.ts';
 import { withSecretFiles } from './secret-files.ts';
 
 /** Everything that can be set, checked and frozen; `null` means not set. */
@@ -21,6 +28,12 @@ export type Config = Readonly<{
   publicUrl: string | null;
   /** For rspamd's metadata exporter, which can send no key. */
   ingestPassword: string | null;
+  /** Where held mail is: in our own spool (null), or in the hold queue of the Postfix on this machine. */
+  postfix: Readonly<{
+    /** Of the privileged helper. */
+    socket: string;
+    mailLog: string;
+  }> | null;
   messageBytesMax: number;
   /** What the spool may hold in all. */
   spoolBytesMax: number;
@@ -60,17 +73,8 @@ const SECRETS = [
 ] as const;
 const LOG_LEVELS = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const;
 
-const bytes = (least: number, fallback: number) =>
-  z.coerce
-    .number('must be a number of bytes')
-    .int('must be a whole number of bytes')
-    .min(least, `must be at least ${least} bytes`)
-    .max(Number.MAX_SAFE_INTEGER, 'is too large')
-    .default(fallback);
 /** Segments of paths under /mail/quarantine, which a node must not be mistaken for. */
 const NOT_A_NODE = ['messages', 'bulk'];
-
-const optional = <T extends z.ZodType>(schema: T) => schema.optional().transform((v) => v ?? null);
 
 const Environment = z.object({
   MAILGUARD_HOST: z.string().default('127.0.0.1'),
@@ -108,8 +112,10 @@ const Environment = z.object({
     ),
   MAILGUARD_PUBLIC_URL: optional(z.url({ protocol: /^https?$/, error: 'must be an http(s) URL' })),
   MAILGUARD_QUARANTINE_STORE: z
-    .literal('spool', 'must be spool (postfix comes later)')
+    .enum(['spool', 'postfix'], 'must be spool or postfix')
     .default('spool'),
+  MAILGUARD_POSTFIX_SOCKET: absolutePath('/run/mailguard-postfix.sock'),
+  MAILGUARD_POSTFIX_LOG: absolutePath('/var/log/mail.log'),
   MAILGUARD_INGEST_PASSWORD: optional(
     z.string().min(16, 'must have at least 16 characters').max(256),
   ),
@@ -166,6 +172,10 @@ export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
     nodeId: e.MAILGUARD_NODE_ID,
     publicUrl: e.MAILGUARD_PUBLIC_URL,
     ingestPassword: e.MAILGUARD_INGEST_PASSWORD,
+    postfix:
+      e.MAILGUARD_QUARANTINE_STORE === 'postfix'
+        ? { socket: e.MAILGUARD_POSTFIX_SOCKET, mailLog: e.MAILGUARD_POSTFIX_LOG }
+        : null,
     messageBytesMax: e.MAILGUARD_MESSAGE_BYTES_MAX,
     spoolBytesMax: e.MAILGUARD_SPOOL_BYTES_MAX,
     smtpRelay: e.MAILGUARD_SMTP_RELAY,
@@ -266,31 +276,4 @@ export function requireMasterKeyFile(path: string, text: string): void {
   if ((statSync(path).mode & 0o077) !== 0)
     problems.push(`${path} may be read by others: chmod 600`);
   if (problems.length > 0) throw new ConfigError(problems);
-}
-
-function isReadable(path: string): boolean {
-  try {
-    readFileSync(path);
-    return true;
-  } catch {
-    return false;
-  }
-}
-
-function splitList(text: string): string[] {
-  return text
-    .split(',')
-    .map((part) => part.trim())
-    .filter((part) => part !== '');
-}
-
-const isLoopback = (host: string): boolean =>
-  host === 'localhost' || (ipaddr.isValid(host) && ipaddr.process(host).range() === 'loopback');
-
-/** An address or a range in its full form: what is short may be meant otherwise. */
-function isCidr(text: string): boolean {
-  const [address = '', bits, more] = text.split('/');
-  if (isIP(address) === 0 || address.includes('%') || more !== undefined) return false;
-  const most = isIP(address) === 4 ? 32 : 128;
-  return bits === undefined || (/^\d{1,3}$/.test(bits) && Number(bits) <= most);
 }

@@ -62,6 +62,8 @@ export type Overrides = Readonly<{
   clock?: Clock;
   validateReplies?: boolean;
   smtp?: Parameters<typeof openQuarantine>[1]['smtp'];
+  /** Between two looks at a hold queue. */
+  holdQueueLookMs?: number;
   webhooks?: Partial<WebhookOptions>;
   /** Something made going on impossible; the process should end. */
   onFatal?: () => void;
@@ -141,7 +143,7 @@ export async function startGateway(
       webhooks,
       onStop: stopping.onStop,
       isStopping: stopping.isStopping,
-      warnings: database.warnings,
+      warnings: () => [...database.warnings, ...quarantine.warnings()],
       finishMailDomainDeletion: (id, meta) => finishDeletion({ ...effects, liveKeys }, id, meta),
       unready: () => unready(database, projector, stopping),
     };
@@ -165,7 +167,8 @@ async function openEffects(
   }: Readonly<{ config: Config; overrides: Overrides; dataDir: string }>,
   stops: (() => Promise<unknown>)[],
 ): Promise<Readonly<{ quarantine: Quarantine; webhooks: Webhooks }>> {
-  const settings = { ...config, dir: join(dataDir, 'spool'), smtp: overrides.smtp ?? {} };
+  const { smtp = {}, holdQueueLookMs: lookMs = null } = overrides;
+  const settings = { ...config, dir: join(dataDir, 'spool'), smtp, lookMs };
   const quarantine = await openQuarantine(deps, settings);
   stops.push(quarantine.stop);
   const caughtUp = (position: Position) => deps.projector.caughtUp(position, ['webhooks']);

@@ -2,7 +2,8 @@ import type pg from 'pg';
 import type { Logger } from 'pino';
 import type { Clock } from '../clock.ts';
 import type { Config } from '../config.ts';
-import type { MessageStore } from '../domain/message-store.ts';
+import type { MessageSpool, MessageStore } from '../domain/message-store.ts';
+import type { Scan } from '../domain/quarantine-language.ts';
 import type { EventLog, EventMeta, Position } from '../eventlog/eventlog.ts';
 import type { LiveKeys } from '../projections/live-keys.ts';
 import type { MailDomainHistory } from '../projections/mail-domain-history.ts';
@@ -67,6 +68,15 @@ export type Context = Readonly<{
   metrics: Metrics;
   quarantine: Readonly<{
     store: MessageStore;
+    /** Where mail is handed in to; null where the mail server holds it itself. */
+    spool: MessageSpool | null;
+    /** Null with a spool. */
+    holdQueue: Readonly<{
+      /** Notes durably what a filter says of mail that the hold queue will show. */
+      announce: (
+        said: Scan & Readonly<{ queueId: string; clientIp: string | null }>,
+      ) => Promise<void>;
+    }> | null;
     /** Carries out what was asked of a message; resolves when it has an outcome, or after `waitMs`. */
     act: (id: string, kind: IntentKind, waitMs: number) => Promise<void>;
     /** Actions without an outcome, by kind. */
@@ -98,7 +108,7 @@ export type Context = Readonly<{
   /** Calls back when the server stops, for answers that could go on for long; returns how to forget it. */
   onStop: (cut: () => void) => () => void;
   /** What an operator should know though it keeps nobody from working. */
-  warnings: readonly string[];
+  warnings: () => readonly string[];
   /** Reasons why this process should get no traffic; empty when it should. */
   unready: () => Promise<readonly string[]>;
 }>;

@@ -58,11 +58,14 @@ export function observeGateway(context: Context): void {
   gaugeOf(metrics, { name: 'mailguard_spool_bytes', help: 'What the spool holds.' }, (gauge) =>
     gauge.set(store.usage().bytes),
   );
-  gaugeOf(
-    metrics,
-    { name: 'mailguard_spool_max_bytes', help: 'What the spool may hold in all.' },
-    (gauge) => gauge.set(store.usage().bytesMax),
-  );
+  // Of a hold queue the mail server's own settings are the bound.
+  if (store.usage().bytesMax !== null) {
+    gaugeOf(
+      metrics,
+      { name: 'mailguard_spool_max_bytes', help: 'What the spool may hold in all.' },
+      (gauge) => gauge.set(store.usage().bytesMax ?? 0),
+    );
+  }
   gaugeOf(
     metrics,
     {

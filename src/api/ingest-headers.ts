@@ -2,9 +2,17 @@ import type { IncomingMessage } from 'node:http';
 import { isIP, isIPv4, isIPv6 } from 'node:net';
 import { decodeWords } from 'postal-mime';
 import { REASONS, type Reason } from '../domain/quarantine-language.ts';
+import { decodeHeaderText, textOfLatin1 } from '../projections/mail-head.ts';
+import {
+  distinctSymbols,
+  namesToKeep,
+  type RatedSymbol,
+  reasonOf,
+  symbolsOfText,
+  toSymbol,
+} from './ingest-symbols.ts';
 import { invalid } from './input.ts';
 import { normaliseMailDomainName } from './mail-domain-name.ts';
-import { decodeHeaderText, textOfLatin1 } from './mail-head.ts';
 import { Timestamp } from './schemas.ts';
 
 /** What whoever hands in a message says about it; nothing of it is taken from the message. */
@@ -28,7 +36,6 @@ export type IngestEnvelope = Readonly<{
 }>;
 
 const RECIPIENTS_MAX = 1_000;
-const SYMBOLS_MAX = 200;
 const SCORE_MAX = 1_000_000;
 const SUBJECT_LENGTH_MAX = 998;
 const USER_LENGTH_MAX = 320;
@@ -92,7 +99,7 @@ export function readIngestHeaders(
     recipients: read('recipients', parseRecipients) ?? [],
     score,
     reason: read('reason', parseReason) ?? reasonOf(symbols, score),
-    symbols: symbols.map(({ name }) => name).slice(0, SYMBOLS_MAX),
+    symbols: namesToKeep(symbols),
     queueId: read('queueId', parseQueueId),
     arrivedAt: read('arrivedAt', parseArrivedAt(now)),
     clientIp: read('clientIp', ({ text }) => (isAddressOfHost(text) ? text : null)),
@@ -116,7 +123,7 @@ function valuesByName(rawHeaders: readonly string[]): ReadonlyMap<string, readon
 }
 
 /** rspamd writes `unknown` for what it does not have, also where a list or a number is expected. */
-const isNothing = (text: string): boolean => text === '' || text === 'unknown';
+export const isNothing = (text: string): boolean => text === '' || text === 'unknown';
 const isJson = (text: string): boolean => /^[[{]/.test(text);
 
 const textOf = ({ values, text }: Given, lengthMax: number): string | null =>
@@ -210,30 +217,36 @@ function normaliseDomain(text: string): string | null {
   return normaliseMailDomainName(text) ?? (HOST.test(text) ? text.toLowerCase() : null);
 }
 
-/** The part of an address behind its `@`: a domain or an address literal in square brackets. */
-export const domainOf = (address: string): string => address.slice(address.lastIndexOf('@') + 1);
-
-/** A zone (`fe80::1%eth0`) means something to its own machine alone. */
-const isAddressOfHost = (text: string): boolean => isIP(text) !== 0 && !text.includes('%');
+/** Whether this is an IP address; a zone (`fe80::1%eth0`) means something to its own machine alone. */
+export const isAddressOfHost = (text: string): boolean => isIP(text) !== 0 && !text.includes('%');
 
 const NUMBER = /^[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?$/i;
-const parseScore: Parser<number> = ({ text }, refuse) => {
-  if (isNothing(text)) return null;
-  const score = NUMBER.test(text) ? Number(text) : NaN;
-  if (Math.abs(score) <= SCORE_MAX) return score;
-  return refuse(`must be a number from -${SCORE_MAX} to ${SCORE_MAX}`);
-};
+export const SCORE_FORM = `must be a number from -${SCORE_MAX} to ${SCORE_MAX}`;
+
+/** A score within its bounds from a number or its decimal text; null for what is none. */
+export function scoreOf(given: unknown): number | null {
+  const isText = typeof given === 'string' && NUMBER.test(given);
+  const score = isText || typeof given === 'number' ? Number(given) : NaN;
+  return Math.abs(score) <= SCORE_MAX ? score : null;
+}
+
+const parseScore: Parser<number> = ({ text }, refuse) =>
+  isNothing(text) ? null : (scoreOf(text) ?? refuse(SCORE_FORM));
 
 const parseReason: Parser<Reason> = ({ text }, refuse) => {
   if (isNothing(text)) return null;
   return REASONS.find((one) => one === text) ?? refuse(`must be one of ${REASONS.join(', ')}`);
 };
 
+export const QUEUE_ID_FORM = 'must be 4 to 64 letters and digits';
+/** Postfix's ids are shorter; the form keeps out what could be more than a name (`../`, `-`). */
+export const isQueueId = (text: string): boolean => /^[A-Za-z0-9]{4,64}$/.test(text);
+
 /** Another mail server's ids may look otherwise; rspamd's users could do nothing about a refusal. */
 const parseQueueId: Parser<string> = ({ text, isRspamd }, refuse) => {
   if (isNothing(text)) return null;
-  if (/^[A-Za-z0-9]{4,64}$/.test(text)) return text;
-  return isRspamd ? null : refuse('must be 4 to 64 letters and digits');
+  if (isQueueId(text)) return text;
+  return isRspamd ? null : refuse(QUEUE_ID_FORM);
 };
 
 const parseArrivedAt =
@@ -248,53 +261,8 @@ const parseArrivedAt =
     return age > AGE_MS_MAX ? refuse('is more than 10 years ago') : arrivedAt;
   };
 
-type RatedSymbol = Readonly<{ name: string; score: number | null }>;
-
-const SYMBOL_NAME = /^[A-Za-z0-9_.:-]{1,128}$/;
-/** `NAME(1.20) [option, option]`; what stands in brackets may come from the message. */
-const SYMBOL_TEXT = /([^\s,()[\]]+)(?:\(([^()]*)\))?(?:\s*\[[^[\]]*\])?/g;
-
 const parseSymbols: Parser<readonly RatedSymbol[]> = ({ text }, refuse) => {
   if (isNothing(text)) return null;
   const list = isJson(text) ? parseJsonList(text)?.map(toSymbol) : symbolsOfText(text);
-  if (list === undefined) return refuse('is no JSON array of symbols');
-  const symbols = new Map<string, RatedSymbol>();
-  for (const symbol of list) {
-    const isNew = SYMBOL_NAME.test(symbol.name) && !symbols.has(symbol.name);
-    if (isNew) symbols.set(symbol.name, symbol);
-  }
-  return [...symbols.values()];
+  return list === undefined ? refuse('is no JSON array of symbols') : distinctSymbols(list);
 };
-
-const symbolsOfText = (text: string): readonly RatedSymbol[] =>
-  [...text.matchAll(SYMBOL_TEXT)].map(([, name, score]) =>
-    toSymbol({ name, score: Number.parseFloat(score ?? '') }),
-  );
-
-function toSymbol(item: unknown): RatedSymbol {
-  if (typeof item === 'string') return { name: item, score: null };
-  const { name, score } = Object(item) as { name?: unknown; score?: unknown };
-  return {
-    name: typeof name === 'string' ? name : '',
-    score: Number.isFinite(score) ? (score as number) : null,
-  };
-}
-
-/** rspamd's own blocklist of infected senders has `VIRUS` in its name, and has seen no virus. */
-const IS_VIRUS = /^CLAM_VIRUS|^VIRUS_|^(?!RBL_).*_VIRUS/;
-const IS_RBL = /^RBL_|_RBL/;
-
-/** The gravest that symbols tell. Blocklists are the reason when they gave most of the score. */
-function reasonOf(symbols: readonly RatedSymbol[], score: number | null): Reason {
-  const has = (pattern: RegExp) =>
-    symbols.some((symbol) => pattern.test(symbol.name) && (symbol.score ?? 0) >= 0);
-  if (has(IS_VIRUS)) return 'virus';
-  if (has(/PHISH/)) return 'phishing';
-  if (has(/SANDBOX/)) return 'sandbox';
-  const ofRbl = symbols.filter(({ name }) => IS_RBL.test(name));
-  const weigh = (some: readonly RatedSymbol[]) =>
-    some.reduce((sum, symbol) => sum + Math.max(symbol.score ?? 0, 0), 0);
-  const isRated = symbols.some((symbol) => symbol.score !== null);
-  if (isRated ? weigh(ofRbl) * 2 > weigh(symbols) : ofRbl.length > 0) return 'rbl';
-  return score === null ? 'unscanned' : 'spam';
-}

@@ -1,7 +1,9 @@
-import { createHmac } from 'node:crypto';
 import { domainToASCII } from 'node:url';
-import { findMailDomain, findMailDomainByStream } from '../projections/mail-domains.ts';
-import type { Secrets } from '../secrets.ts';
+import {
+  findMailDomain,
+  findMailDomainByStream,
+  mailDomainStream,
+} from '../projections/mail-domains.ts';
 import type { Context } from './context.ts';
 
 const NAME =
@@ -16,12 +18,6 @@ export function normaliseMailDomainName(text: string): string | null {
   if (/[^\p{L}\p{M}\p{N}.\-\u3002\uff0e\uff61]/u.test(text.trim())) return null;
   const ascii = domainToASCII(text.trim().replace(/\.$/, '')).toLowerCase();
   return NAME.test(ascii) ? ascii : null;
-}
-
-/** The stream that a name's mail domains live in: it makes names unique, and does not tell them. */
-export function mailDomainStream({ streamNameKey }: Secrets, name: string): string {
-  const digest = createHmac('sha256', streamNameKey).update(name).digest('hex');
-  return `mail_domain-${digest.slice(0, 32)}`;
 }
 
 /** The id of the living mail domain that is meant by a name or an id; null if there is none. */

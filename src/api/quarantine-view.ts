@@ -1,6 +1,6 @@
 import { isNarrowed, type Principal } from '../domain/access.ts';
 import { DomainError } from '../domain/errors.ts';
-import { REASONS } from '../domain/quarantine-language.ts';
+import { HELD_BY, REASONS, STORES } from '../domain/quarantine-language.ts';
 import { quarantinedMessageStream, STATES } from '../domain/quarantined-message.ts';
 import type { RecipientGroup } from '../projections/quarantine.ts';
 import {
@@ -45,6 +45,15 @@ export const QuarantineItem = z
     symbols: z.array(z.string()),
     reason: z.enum(REASONS),
     size_bytes: z.number().int(),
+    store: z.enum(STORES).openapi({ description: 'Where its bytes are.' }),
+    held_by: z
+      .enum(HELD_BY)
+      .nullable()
+      .openapi({
+        description:
+          'Who put it into the hold queue: the filter, the mail server while the filter was not there, one of ' +
+          'its rules, or somebody at its console. Null in the spool.',
+      }),
     arrived_at: Instant,
     expires_at: Instant,
     mail_domains: z.array(z.string()),
@@ -84,6 +93,8 @@ export async function viewMessages(
       symbols: [...row.symbols],
       reason: row.reason,
       size_bytes: row.sizeBytes,
+      store: row.store,
+      held_by: row.heldBy,
       arrived_at: row.arrivedAt,
       expires_at: row.expiresAt,
       mail_domains: row.mailDomains

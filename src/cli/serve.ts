@@ -64,7 +64,7 @@ async function runGateway(terminal: Terminal): Promise<number> {
   if (terminal.signal.aborted) onSignal();
   terminal.signal.addEventListener('abort', onSignal, { once: true });
   const { url, dataDir, context } = gateway;
-  for (const warning of context.warnings) logger.warn({}, warning);
+  for (const warning of context.warnings()) logger.warn({}, warning);
   // Whoever waits for this line needs it whatever the log level is.
   const ready = {
     level: 30,

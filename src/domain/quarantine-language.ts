@@ -12,11 +12,33 @@ export const REASONS = [
 /** Why a message is held; `unscanned` when nobody has looked at it, which is not a score of 0. */
 export type Reason = (typeof REASONS)[number];
 
+export const STORES = ['spool', 'postfix'] as const;
+/** Where the bytes are: in our own files, or in the hold queue of the mail server. */
+export type Store = (typeof STORES)[number];
+
+export const HELD_BY = ['filter', 'filter_down', 'rule', 'hand', 'unknown'] as const;
+/**
+ * Who put a message into the hold queue: the filter's answer, the mail server since the filter was not there, one
+ * of its rules, or somebody at its console; as far as its log tells.
+ */
+export type HeldBy = (typeof HELD_BY)[number];
+
+/** The file of a held message: what tells a queue id that is used again from the one that was meant. */
+export type QueueFile = Readonly<{
+  /** In bytes; not the message's, of which the file says more than its text. */
+  size: number;
+  /** Seconds since 1970 with their fraction, as the file system has it. */
+  mtime: string;
+}>;
+
 /** What is fixed when a message is taken in. Recipients are counted here and named in personal members. */
 export type AddedData = Readonly<{
   node_id: string;
   queue_id: string;
-  store: 'spool';
+  store: Store;
+  /** Both of the hold queue alone. */
+  queue_file?: QueueFile;
+  held_by?: HeldBy;
   size_bytes: number;
   sha256: string;
   score: number | null;
@@ -56,6 +78,13 @@ type Failed = Ended & Readonly<{ cause: FailureCause }>;
 /** Why an action that needed another server ended without it. */
 export type FailureCause = 'refused' | 'gave_up' | 'no_route' | 'content_gone';
 
+export const VANISHED_HOW = ['released', 'removed', 'requeued', 'bounced', 'unknown'] as const;
+/** What became of a message that left its store and was not asked to: as the mail server's log has it. */
+export type VanishedHow = (typeof VANISHED_HOW)[number];
+
+/** What a filter found in a message. */
+export type Scan = Readonly<{ score: number | null; symbols: readonly string[]; reason: Reason }>;
+
 export const TRAINING_CLASSES = ['spam', 'ham'] as const;
 export type TrainingClass = (typeof TRAINING_CLASSES)[number];
 export type TrainingOutcome = 'learned' | 'already_known' | 'refused' | 'unavailable';
@@ -75,6 +104,8 @@ export type QuarantineEvent =
   /** Some recipients were asked for and have it; the message is held for the others. */
   | DomainEvent<'quarantine.partly_released', Ended>
   | DomainEvent<'quarantine.released', Ended>
+  /** The mail server has let it go and could not deliver it to all; it has told the sender. */
+  | DomainEvent<'quarantine.undelivered', Ended>
   | DomainEvent<'quarantine.discard_requested', Readonly<{ block_sender: FilterWish | null }>>
   | DomainEvent<'quarantine.discarded', Nothing>
   | DomainEvent<'quarantine.reject_requested', Nothing>
@@ -88,8 +119,11 @@ export type QuarantineEvent =
       'quarantine.retrained' | 'quarantine.retrain_failed',
       Readonly<{ class: TrainingClass; outcome: TrainingOutcome; status: number | null }>
     >
+  /** The filter's findings came after the message was taken in. */
+  | DomainEvent<'quarantine.scanned', Scan>
   | DomainEvent<'quarantine.expired', Nothing>
-  | DomainEvent<'quarantine.vanished', Nothing>
+  /** `how` is there where the mail server was asked; whoever did it, it was not this gateway. */
+  | DomainEvent<'quarantine.vanished', Readonly<{ how?: VanishedHow }>>
   | DomainEvent<'quarantine.content_read', Readonly<{ what: 'body' | 'preview' }>>;
 
 /** How one try ended; a rejection has one result, of its bounce to the sender. */
@@ -99,6 +133,8 @@ type Transfer = Readonly<{
   /** Servers' words and addresses, for people. */
   replies: readonly Readonly<{ recipient: string; server: string | null; reply: string }>[];
   now: string;
+  /** The mail server has it and goes on by itself: it is not held any more, whatever came of it. */
+  hasLeft?: boolean;
   /** Known without asking a server. */
   cause: FailureCause | null;
 }>;
@@ -124,4 +160,5 @@ export type QuarantineCommand =
       status: number | null;
     }>
   | Readonly<{ type: 'Expire' }>
-  | Readonly<{ type: 'Vanish' }>;
+  | Readonly<{ type: 'NoteScan'; scan: Scan }>
+  | Readonly<{ type: 'Vanish'; how?: VanishedHow }>;

@@ -1,12 +1,14 @@
 import type { Decider, PersonalMember } from './decider.ts';
 import { DomainError } from './errors.ts';
-import type { QuarantineCommand, QuarantineEvent, TransferResult } from './quarantine-language.ts';
+import type { QuarantineCommand, QuarantineEvent } from './quarantine-language.ts';
+import { finishTransfer, outstanding, startTransfer, withResults } from './quarantine-transfers.ts';
 
 export const STATES = [
   'held',
   'release_requested',
   'release_failed',
   'released',
+  'undelivered',
   'discard_requested',
   'discarded',
   'reject_requested',
@@ -25,11 +27,6 @@ export const OPEN_STATES: readonly QuarantineState[] = [
   'reject_requested',
 ];
 
-/** Seconds until the next try after each one that was put off; after the last the action has failed. */
-export const RETRY_SECONDS: readonly number[] = [
-  5, 30, 60, 300, 900, 1_800, 3_600, 7_200, 14_400, 28_800, 28_800,
-];
-
 /** A held message as its decisions need it. Recipients are numbers, as in its events. */
 export type QuarantinedMessage = Readonly<{
   state: QuarantineState | 'absent';
@@ -43,6 +40,8 @@ export type QuarantinedMessage = Readonly<{
   /** Tries of the transfer under way, and whether the last one has no end yet. */
   attempt: number;
   isStarted: boolean;
+  /** Whether a filter's findings are known. */
+  isScanned: boolean;
 }>;
 
 const initialState: QuarantinedMessage = {
@@ -53,13 +52,15 @@ const initialState: QuarantinedMessage = {
   refused: [],
   attempt: 0,
   isStarted: false,
+  isScanned: false,
 };
 
 function evolve(state: QuarantinedMessage, event: QuarantineEvent): QuarantinedMessage {
   switch (event.type) {
     case 'quarantine.added': {
       const recipients = event.data.recipients_of.reduce((sum, { count }) => sum + count, 0);
-      return { ...state, state: 'held', recipients };
+      const isScanned = event.data.reason !== 'unscanned';
+      return { ...state, state: 'held', recipients, isScanned };
     }
     case 'quarantine.release_requested':
       return { ...begun(state, event.data.recipients), state: 'release_requested' };
@@ -77,6 +78,8 @@ function evolve(state: QuarantinedMessage, event: QuarantineEvent): QuarantinedM
       return { ...state, isStarted: false };
     case 'quarantine.released':
       return { ...withResults(state, event.data.results), state: 'released' };
+    case 'quarantine.undelivered':
+      return { ...withResults(state, event.data.results), state: 'undelivered' };
     case 'quarantine.partly_released':
       return { ...withResults(state, event.data.results), state: 'held' };
     case 'quarantine.release_failed':
@@ -89,6 +92,8 @@ function evolve(state: QuarantinedMessage, event: QuarantineEvent): QuarantinedM
       return { ...state, isStarted: false, state: 'rejected' };
     case 'quarantine.reject_failed':
       return { ...state, isStarted: false, state: 'held' };
+    case 'quarantine.scanned':
+      return { ...state, isScanned: true };
     case 'quarantine.expired':
       return { ...state, state: 'expired' };
     case 'quarantine.vanished':
@@ -105,20 +110,6 @@ const begun = (state: QuarantinedMessage, wanted: readonly number[] | null) => (
   attempt: 0,
   isStarted: false,
 });
-
-function withResults(
-  state: QuarantinedMessage,
-  results: readonly TransferResult[],
-): QuarantinedMessage {
-  const of = (outcome: TransferResult['outcome']) =>
-    results.filter((result) => result.outcome === outcome).map(({ recipient }) => recipient);
-  return {
-    ...state,
-    delivered: [...new Set([...state.delivered, ...of('accepted')])],
-    refused: [...new Set([...state.refused, ...of('refused')])],
-    isStarted: false,
-  };
-}
 
 function decide(command: QuarantineCommand, state: QuarantinedMessage): readonly QuarantineEvent[] {
   if (command.type === 'AddMessage') {
@@ -160,8 +151,14 @@ function decide(command: QuarantineCommand, state: QuarantinedMessage): readonly
       return [finishRetrain(command)];
     case 'Expire':
       return isIdle(state) ? [{ type: 'quarantine.expired', data: {} }] : [];
+    case 'NoteScan':
+      return OPEN_STATES.includes(state.state) && !state.isScanned
+        ? [{ type: 'quarantine.scanned', data: command.scan }]
+        : [];
     case 'Vanish':
-      return OPEN_STATES.includes(state.state) ? [{ type: 'quarantine.vanished', data: {} }] : [];
+      return OPEN_STATES.includes(state.state)
+        ? [{ type: 'quarantine.vanished', data: command.how ? { how: command.how } : {} }]
+        : [];
   }
 }
 
@@ -174,10 +171,6 @@ export const quarantinedMessage: Decider<QuarantinedMessage, QuarantineCommand, 
 export const quarantinedMessageStream = (id: string): string => `quarantined_message-${id}`;
 /** Looks at the content change nothing of the message, so they stand apart. */
 export const messageReadsStream = (id: string): string => `quarantined_message_reads-${id}`;
-
-/** Whom the next try is for: those who asked, have not got it and were not refused for good. */
-export const outstanding = ({ wanted, delivered, refused }: QuarantinedMessage): number[] =>
-  wanted.filter((recipient) => !delivered.includes(recipient) && !refused.includes(recipient));
 
 const isIdle = ({ state }: QuarantinedMessage): boolean =>
   state === 'held' || state === 'release_failed';
@@ -215,70 +208,6 @@ const reasonOf = (reason: string | null): PersonalMember => ({
   value: reason,
   class: 'content',
 });
-
-function startTransfer(state: QuarantinedMessage): readonly QuarantineEvent[] {
-  const verb = verbOf(state);
-  const recipients = outstanding(state);
-  const started = { attempt: state.attempt + 1, recipients };
-  const event: QuarantineEvent = { type: `quarantine.${verb}_started`, data: started };
-  if (!state.isStarted) return [event];
-  // A try that has no end was cut off by a crash: it may have been delivered, and the history says so.
-  const cut = { attempt: state.attempt, recipients };
-  return [{ type: `quarantine.${verb}_interrupted`, data: cut }, event];
-}
-
-function verbOf({ state }: QuarantinedMessage): 'release' | 'reject' {
-  if (state === 'release_requested') return 'release';
-  if (state === 'reject_requested') return 'reject';
-  throw new DomainError('state_conflict', 'No release and no rejection is under way.');
-}
-
-function finishTransfer(
-  command: Extract<QuarantineCommand, { type: 'FinishTransfer' }>,
-  state: QuarantinedMessage,
-): readonly QuarantineEvent[] {
-  const verb = verbOf(state);
-  if (!state.isStarted || state.attempt !== command.attempt) {
-    throw new DomainError('state_conflict', 'This try has ended already.');
-  }
-  const { attempt, results, replies, now, cause } = command;
-  const personal: PersonalMember[] = [{ name: 'replies', value: replies, class: 'content' }];
-  const ended = { attempt, results };
-  const after = withResults(state, results);
-  const left = verb === 'release' ? leftOfRelease(after) : leftOfBounce(results);
-  const seconds = RETRY_SECONDS[attempt - 1];
-  if (cause === null && left === 'open' && seconds !== undefined) {
-    const at = new Date(Date.parse(now) + seconds * 1_000).toISOString();
-    // Six digits, as every time in the log.
-    const retryAt = `${at.slice(0, -1)}000Z`;
-    const data = { ...ended, retry_at: retryAt };
-    return [{ type: `quarantine.${verb}_deferred`, data, personal }];
-  }
-  if (cause !== null || left !== 'nothing') {
-    const data = { ...ended, cause: cause ?? (left === 'open' ? 'gave_up' : 'refused') };
-    return [{ type: `quarantine.${verb}_failed`, data, personal }];
-  }
-  if (verb === 'reject') return [{ type: 'quarantine.rejected', data: ended, personal }];
-  const isWhole = after.delivered.length === after.recipients;
-  return [
-    { type: isWhole ? 'quarantine.released' : 'quarantine.partly_released', data: ended, personal },
-  ];
-}
-
-type Left = 'nothing' | 'open' | 'refused';
-
-function leftOfRelease(after: QuarantinedMessage): Left {
-  if (outstanding(after).length > 0) return 'open';
-  return after.wanted.every((recipient) => after.delivered.includes(recipient))
-    ? 'nothing'
-    : 'refused';
-}
-
-/** A rejection has one result, for its bounce to the sender. */
-function leftOfBounce([bounce]: readonly TransferResult[]): Left {
-  if (bounce?.outcome === 'accepted') return 'nothing';
-  return bounce?.outcome === 'refused' ? 'refused' : 'open';
-}
 
 function finishRetrain(
   command: Extract<QuarantineCommand, { type: 'FinishRetrain' }>,

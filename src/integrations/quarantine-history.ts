@@ -11,6 +11,7 @@ import { openDisclosure, splitDisclosures } from '../eventlog/personal.ts';
 import { systemMeta } from '../eventlog/system-meta.ts';
 import { type RecordedEvent, readLine } from '../eventlog/upcast.ts';
 import { type DisclosedMessage, readAdded } from '../projections/quarantine.ts';
+import type { HeldFile } from './hold-queue.ts';
 
 /** A message as its own events tell it: what an action on it needs to know. */
 export type OpenedHistory = Readonly<{
@@ -20,6 +21,9 @@ export type OpenedHistory = Readonly<{
   mailDomains: readonly string[];
   disclosed: DisclosedMessage;
   arrivedAt: string;
+  sizeBytes: number;
+  /** The file in the hold queue; null for a message of the spool. */
+  held: HeldFile | null;
   /** Of the bytes as they arrived. */
   sha256: string;
   /** The request that is under way, or was last. */
@@ -61,6 +65,7 @@ export async function readHistory(log: EventLog, id: string): Promise<OpenedHist
   if (added === undefined || first === undefined) {
     throw new DomainError('not_found', 'There is no such message.');
   }
+  const data = added.data as unknown as AddedData;
   const at = events.findLastIndex(({ type }) => ACTIONS.includes(type));
   const asked = events[at] ?? null;
   return {
@@ -72,8 +77,10 @@ export async function readHistory(log: EventLog, id: string): Promise<OpenedHist
     ),
     mailDomains: added.mail_domains,
     disclosed: readAdded({ event: added, stored: first }),
-    arrivedAt: (added.data as unknown as AddedData).arrived_at,
-    sha256: (added.data as unknown as AddedData).sha256,
+    arrivedAt: data.arrived_at,
+    sizeBytes: data.size_bytes,
+    held: data.queue_file ? { queueId: data.queue_id, file: data.queue_file } : null,
+    sha256: data.sha256,
     asked,
     reason: reasonIn(stored[at]),
     retryAt: retryOf(events.slice(at)),

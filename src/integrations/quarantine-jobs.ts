@@ -50,6 +50,8 @@ type Deps = Readonly<{
   worker: QuarantineWorker;
   /** Whether bounces can be sent at all. */
   canReject: boolean;
+  /** Whether a release needs backend servers of our own knowing. */
+  needsRoutes: boolean;
 }>;
 
 export type JobRunner = Readonly<{ wake: () => void; stop: () => Promise<void> }>;
@@ -203,7 +205,7 @@ async function requirePossible(
   if (action === 'reject' && (!deps.canReject || !disclosed.sender)) {
     throw new DomainError('state_conflict', 'No SMTP relay is set, or there is no sender');
   }
-  if (action !== 'release') return;
+  if (action !== 'release' || !deps.needsRoutes) return;
   for (const { mail_domain: id } of disclosed.recipients) {
     if (id === null || (await findBackends(deps.pool, id)).length === 0) {
       throw new DomainError('no_route', 'No backend server');

@@ -1,27 +1,32 @@
 import type pg from 'pg';
 import type { Logger } from 'pino';
 import type { Clock } from '../clock.ts';
-import type { MessageStore } from '../domain/message-store.ts';
+import type { MessageSpool, MessageStore } from '../domain/message-store.ts';
 import type { EventLog } from '../eventlog/eventlog.ts';
+import type { Projector } from '../projections/projector.ts';
 import {
   countIntents,
   findMessagesWithContent,
   hasMessages,
 } from '../projections/quarantine-work.ts';
+import type { Secrets } from '../secrets.ts';
+import { type HoldQueueSide, openHoldQueueSide, type PostfixSettings } from './hold-queue-open.ts';
+import type { Outlet } from './outlet.ts';
 import { type JobRunner, startQuarantineJobs } from './quarantine-jobs.ts';
-import {
-  type QuarantineWorker,
-  startQuarantineWorker,
-  type WorkerDeps,
-} from './quarantine-worker.ts';
+import { type QuarantineWorker, startQuarantineWorker } from './quarantine-worker.ts';
 import { createRspamd } from './rspamd.ts';
+import { createSmtpOutlet, type SmtpOutletDeps } from './smtp-outlet.ts';
 import { openSpool } from './spool.ts';
 
 export type Quarantine = Readonly<{
   store: MessageStore;
+  spool: MessageSpool | null;
+  holdQueue: Pick<HoldQueueSide, 'announce'> | null;
   act: QuarantineWorker['act'];
   countOpenActions: () => ReturnType<typeof countIntents>;
   wakeJobs: JobRunner['wake'];
+  /** What an operator should know of the store. */
+  warnings: () => readonly string[];
   stop: () => Promise<void>;
 }>;
 
@@ -32,8 +37,29 @@ type Settings = Readonly<{
   messageBytesMax: number;
   spoolBytesMax: number;
   smtpRelay: string | null;
+  /** Null: mail is held in the spool. */
+  postfix: Omit<PostfixSettings, 'lookMs'> | null;
+  /** Between two looks at the hold queue; null: as it is made. */
+  lookMs: number | null;
   rspamd: Readonly<{ url: string; password: string | null }> | null;
-  smtp: WorkerDeps['smtp'];
+  smtp: SmtpOutletDeps['smtp'];
+}>;
+
+type Deps = Readonly<{
+  pool: pg.Pool;
+  log: EventLog;
+  secrets: Secrets;
+  clock: Clock;
+  logger: Logger;
+  projector: Projector;
+}>;
+
+/** Where held mail is, and how it leaves. */
+type Side = Readonly<{
+  store: MessageStore;
+  spool: MessageSpool | null;
+  holdQueue: HoldQueueSide | null;
+  outlet: Outlet;
 }>;
 
 /** More than this without one event is no crash's leaving: sweeping it would destroy somebody's mail. */
@@ -43,39 +69,69 @@ const ORPHANS_MAX = 100;
  * Opens the store, frees it of what a crash has left, and starts the reactor and the bulk jobs: open actions are
  * carried on from here. The read models must be caught up with the log.
  */
-export async function openQuarantine(
-  deps: Readonly<{ pool: pg.Pool; log: EventLog; clock: Clock; logger: Logger }>,
-  settings: Settings,
-): Promise<Quarantine> {
-  const { pool, logger } = deps;
-  const { nodeId, smtpRelay: relay, smtp } = settings;
-  const store = await openSpool({
+export async function openQuarantine(deps: Deps, settings: Settings): Promise<Quarantine> {
+  const { pool } = deps;
+  const { nodeId } = settings;
+  const side = await openSide(deps, settings);
+  const { store, spool, holdQueue, outlet } = side;
+  const rspamd = settings.rspamd === null ? null : createRspamd(settings.rspamd);
+  const worker = startQuarantineWorker({ ...deps, store, nodeId, outlet, rspamd });
+  const jobs = startQuarantineJobs({
+    ...deps,
+    nodeId,
+    worker,
+    canReject: holdQueue !== null || settings.smtpRelay !== null,
+    needsRoutes: holdQueue === null,
+  });
+  return {
+    store,
+    spool,
+    holdQueue,
+    act: worker.act,
+    countOpenActions: () => countIntents(pool),
+    wakeJobs: jobs.wake,
+    warnings: () => holdQueue?.warnings() ?? [],
+    async stop() {
+      // A job waits for its messages as long as the worker lets them, and they for the mail log.
+      await Promise.all([jobs.stop(), worker.stop()]);
+      await holdQueue?.stop();
+    },
+  };
+}
+
+async function openSide(deps: Deps, settings: Settings): Promise<Side> {
+  if (settings.postfix !== null) {
+    const { nodeId, postfix, lookMs } = settings;
+    const caughtUp = async () =>
+      deps.projector.caughtUp((await deps.log.head()).position, ['quarantine']);
+    const holdQueue = await openHoldQueueSide(
+      { ...deps, nodeId, caughtUp },
+      { ...postfix, lookMs },
+    );
+    return { store: holdQueue.store, spool: null, holdQueue, outlet: holdQueue.outlet };
+  }
+  const spool = await openSweptSpool(deps, settings);
+  const { smtpRelay: relay, smtp, nodeId } = settings;
+  const outlet = createSmtpOutlet({ ...deps, store: spool, nodeId, relay, smtp });
+  return { store: spool, spool, holdQueue: null, outlet };
+}
+
+async function openSweptSpool({ pool, logger }: Deps, settings: Settings): Promise<MessageSpool> {
+  const spool = await openSpool({
     dir: settings.dir,
     bytesMax: settings.spoolBytesMax,
     messageBytesMax: settings.messageBytesMax,
     logger,
   });
-  const { messages } = store.usage();
+  const { messages } = spool.usage();
   if (messages > ORPHANS_MAX && !(await hasMessages(pool))) {
     throw new Error(
       `The spool in ${settings.dir} holds ${messages} messages and the database has none: this is not the database ` +
         'that they belong to. Set the right one, or move the spool away.',
     );
   }
-  const { removed } = await store.sweep((ids) => findMessagesWithContent(pool, ids));
+  const { removed } = await spool.sweep((ids) => findMessagesWithContent(pool, ids));
   if (removed > 0)
     logger.warn({ removed }, 'messages without an event were removed from the spool');
-  const rspamd = settings.rspamd === null ? null : createRspamd(settings.rspamd);
-  const worker = startQuarantineWorker({ ...deps, store, nodeId, relay, rspamd, smtp });
-  const jobs = startQuarantineJobs({ ...deps, nodeId, worker, canReject: relay !== null });
-  return {
-    store,
-    act: worker.act,
-    countOpenActions: () => countIntents(pool),
-    wakeJobs: jobs.wake,
-    async stop() {
-      // A job waits for its messages as long as the worker lets them.
-      await Promise.all([jobs.stop(), worker.stop()]);
-    },
-  };
+  return spool;
 }

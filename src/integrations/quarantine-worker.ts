@@ -6,9 +6,9 @@ import type { MessageStore } from '../domain/message-store.ts';
 import type { EventLog } from '../eventlog/eventlog.ts';
 import type { IntentKind } from '../projections/quarantine.ts';
 import { findDueIntents } from '../projections/quarantine-work.ts';
+import type { Outlet } from './outlet.ts';
 import { discard, retrain, transfer } from './quarantine-effects.ts';
 import type { Rspamd } from './rspamd.ts';
-import type { SmtpTimeouts } from './smtp.ts';
 
 export type WorkerDeps = Readonly<{
   pool: pg.Pool;
@@ -17,11 +17,9 @@ export type WorkerDeps = Readonly<{
   clock: Clock;
   logger: Logger;
   nodeId: string;
-  /** Where bounces go, as `host:port`. */
-  relay: string | null;
+  outlet: Outlet;
   /** Null: nothing can be taught. */
   rspamd: Rspamd | null;
-  smtp: Readonly<{ timeouts?: SmtpTimeouts }>;
 }>;
 
 export type QuarantineWorker = Readonly<{

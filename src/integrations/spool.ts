@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { DomainError } from '../domain/errors.ts';
 import {
   HEAD_BYTES_MAX,
-  type MessageStore,
+  type MessageSpool,
   type ReceivedMessage,
 } from '../domain/message-store.ts';
 import {
@@ -60,7 +60,7 @@ type Spool = {
  * anything else is an assertion error. An opened message holds a file until it was read to its end
  * or its iterator was told to return. Rejects as the file system does when `dir` cannot be used.
  */
-export async function openSpool(options: SpoolOptions): Promise<MessageStore> {
+export async function openSpool(options: SpoolOptions): Promise<MessageSpool> {
   const spool: Spool = {
     options,
     incoming: join(options.dir, 'incoming'),
@@ -208,7 +208,7 @@ async function remove(spool: Spool, id: string): Promise<boolean> {
   return found !== null;
 }
 
-type IsKnown = Parameters<MessageStore['sweep']>[0];
+type IsKnown = Parameters<MessageSpool['sweep']>[0];
 
 async function sweep(spool: Spool, isKnown: IsKnown): Promise<{ removed: number }> {
   assert(spool.young !== null, 'a spool is swept once, at its start');

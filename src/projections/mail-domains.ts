@@ -1,6 +1,8 @@
+import { createHmac } from 'node:crypto';
 import type pg from 'pg';
 import type { MailDomainEvent, MailDomainSettings } from '../domain/mail-domain.ts';
 import { openDisclosure, splitDisclosures } from '../eventlog/personal.ts';
+import type { Secrets } from '../secrets.ts';
 import type { ProjectedEvent, Projection } from './projector.ts';
 import { utc } from './utc.ts';
 
@@ -14,6 +16,12 @@ export type MailDomainRow = Readonly<{
   createdAt: string;
   updatedAt: string;
 }>;
+
+/** The stream that a name's mail domains live in: it makes names unique, and does not tell them. */
+export function mailDomainStream({ streamNameKey }: Secrets, name: string): string {
+  const digest = createHmac('sha256', streamNameKey).update(name).digest('hex');
+  return `mail_domain-${digest.slice(0, 32)}`;
+}
 
 export const mailDomainsProjection: Projection = {
   name: 'mail_domains',

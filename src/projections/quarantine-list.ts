@@ -1,5 +1,5 @@
 import type pg from 'pg';
-import type { Reason } from '../domain/quarantine-language.ts';
+import type { HeldBy, Reason, Store } from '../domain/quarantine-language.ts';
 import type { QuarantineState } from '../domain/quarantined-message.ts';
 import type { RecipientGroup } from './quarantine.ts';
 import { utc } from './utc.ts';
@@ -19,6 +19,9 @@ export type MessageRow = Readonly<{
   symbols: readonly string[];
   reason: Reason;
   sizeBytes: number;
+  store: Store;
+  /** Of the hold queue alone. */
+  heldBy: HeldBy | null;
   arrivedAt: string;
   expiresAt: string;
   mailDomains: readonly number[];
@@ -219,7 +222,7 @@ function residueOf(search: MessageSearch, bind: Bind): string {
 
 const COLUMNS = `m.id, m.revision, m.state, m.node_id, m.queue_id, m.sender, m.recipients, m.subject,
   m.message_id, m.score, m.symbols, m.reason, m.size_bytes, ${utc('m.arrived_at')} as arrived_at,
-  ${utc('m.expires_at')} as expires_at, m.mail_domains, m.results`;
+  ${utc('m.expires_at')} as expires_at, m.mail_domains, m.results, m.store, m.held_by`;
 
 type Row = {
   id: string;
@@ -239,6 +242,8 @@ type Row = {
   expires_at: string;
   mail_domains: string[];
   results: Record<string, RecipientResult>;
+  store: Store;
+  held_by: HeldBy | null;
 };
 
 /** Messages by id, in no order; unknown ones are absent. */
@@ -288,4 +293,6 @@ const toMessageRow = (row: Row): MessageRow => ({
   expiresAt: row.expires_at,
   mailDomains: row.mail_domains.map(Number),
   results: row.results,
+  store: row.store,
+  heldBy: row.held_by,
 });

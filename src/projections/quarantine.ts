@@ -1,5 +1,5 @@
 import type pg from 'pg';
-import type { QuarantineEvent, TransferResult } from '../domain/quarantine-language.ts';
+import type { QuarantineEvent, Scan, TransferResult } from '../domain/quarantine-language.ts';
 import type { QuarantineState } from '../domain/quarantined-message.ts';
 import { openDisclosure, splitDisclosures } from '../eventlog/personal.ts';
 import type { ProjectedEvent, Projection } from './projector.ts';
@@ -11,6 +11,7 @@ type QuarantineType = QuarantineEvent['type'];
 const LEADS_TO: Partial<Record<QuarantineType, QuarantineState>> = {
   'quarantine.release_requested': 'release_requested',
   'quarantine.released': 'released',
+  'quarantine.undelivered': 'undelivered',
   'quarantine.partly_released': 'held',
   'quarantine.release_failed': 'release_failed',
   'quarantine.discard_requested': 'discard_requested',
@@ -23,6 +24,7 @@ const LEADS_TO: Partial<Record<QuarantineType, QuarantineState>> = {
 };
 const CLOSING: readonly QuarantineState[] = [
   'released',
+  'undelivered',
   'discarded',
   'rejected',
   'expired',
@@ -38,6 +40,7 @@ const INTENTS: Partial<
   'quarantine.release_requested': { kind: 'release', step: 'begin' },
   'quarantine.release_deferred': { kind: 'release', step: 'later' },
   'quarantine.released': { kind: 'release', step: 'end' },
+  'quarantine.undelivered': { kind: 'release', step: 'end' },
   'quarantine.partly_released': { kind: 'release', step: 'end' },
   'quarantine.release_failed': { kind: 'release', step: 'end' },
   'quarantine.discard_requested': { kind: 'discard', step: 'begin' },
@@ -55,7 +58,11 @@ const INTENTS: Partial<
 export const quarantineProjection: Projection = {
   name: 'quarantine',
   version: 1,
-  types: ['quarantine.added', ...new Set([...Object.keys(LEADS_TO), ...Object.keys(INTENTS)])],
+  types: [
+    'quarantine.added',
+    'quarantine.scanned',
+    ...new Set([...Object.keys(LEADS_TO), ...Object.keys(INTENTS)]),
+  ],
   async apply(db, events) {
     let added: ProjectedEvent[] = [];
     const flush = async () => {
@@ -134,6 +141,8 @@ async function addAll(db: pg.ClientBase, added: readonly ProjectedEvent[]): Prom
       message_id: disclosed.messageId,
       recipients: disclosed.recipients,
       mail_domains: event.mail_domains.map(Number),
+      file_size: data.queue_file?.size ?? null,
+      file_mtime: data.queue_file?.mtime ?? null,
     };
   });
   await db.query(INSERT, [JSON.stringify(rows)]);
@@ -150,13 +159,16 @@ async function addAll(db: pg.ClientBase, added: readonly ProjectedEvent[]): Prom
 const INSERT = `
   insert into quarantined_messages
     (id, revision, state, is_open, node_id, queue_id, sender, recipients, subject, message_id, score,
-     symbols, reason, size_bytes, arrived_at, expires_at, mail_domains)
+     symbols, reason, size_bytes, arrived_at, expires_at, mail_domains, store, held_by, file_size,
+     file_mtime)
   select id, revision, 'held', true, node_id, queue_id, sender, recipients, subject, message_id, score,
-    symbols, reason, size_bytes, arrived_at, expires_at, mail_domains
+    symbols, reason, size_bytes, arrived_at, expires_at, mail_domains, store, held_by, file_size,
+    file_mtime
   from jsonb_to_recordset($1::jsonb) as added
     (id uuid, revision bigint, node_id text, queue_id text, sender text, recipients jsonb,
      subject text, message_id text, score float8, symbols text[], reason text, size_bytes bigint,
-     arrived_at timestamptz, expires_at timestamptz, mail_domains bigint[])
+     arrived_at timestamptz, expires_at timestamptz, mail_domains bigint[], store text, held_by text,
+     file_size bigint, file_mtime text)
   on conflict (id) do nothing`;
 
 // A message that was applied before may be closed by now: its terms then stand under another flag.
@@ -180,6 +192,7 @@ async function applyOne(db: pg.ClientBase, { event, stored }: ProjectedEvent): P
   const [row] = rows;
   // Applied before: intents may have gone on since, too.
   if (row === undefined) return;
+  if (type === 'quarantine.scanned') await addScan(db, row, event.data as unknown as Scan);
   if (state !== null && CLOSING.includes(state)) await close(db, row, state);
   const intent = INTENTS[type];
   if (intent === undefined) return;
@@ -205,10 +218,27 @@ const END_INTENT = `
 const ADVANCE = `
   update quarantined_messages
   set revision = $2, state = coalesce($3, state), is_open = is_open and not $4,
-    has_content = has_content and (not $4 or $3 = 'released'),
+    has_content = has_content and (not $4 or ($3 = 'released' and store = 'spool')),
     results = results || $5::jsonb
   where id = $1 and revision < $2
   returning id, node_id, sender, recipients, symbols, reason, mail_domains, arrived_at::text`;
+
+/** What a filter found later is searched for like what it found before. */
+async function addScan(db: pg.ClientBase, row: TermRow, scan: Scan): Promise<void> {
+  await db.query(
+    'update quarantined_messages set score = $2, symbols = $3, reason = $4 where id = $1',
+    [row.id, scan.score, scan.symbols, scan.reason],
+  );
+  const before = termsOf(row);
+  const after = termsOf({ ...row, symbols: scan.symbols, reason: scan.reason });
+  await db.query(
+    `delete from quarantine_terms
+     where term = any($1) and arrived_at = $2::timestamptz and message_id = $3`,
+    [before.filter((term) => !after.includes(term)), row.arrived_at, row.id],
+  );
+  const added = after.filter((term) => !before.includes(term));
+  await db.query(INSERT_TERMS, [added, added.map(() => row.arrived_at), added.map(() => row.id)]);
+}
 
 type TermRow = Terms & Readonly<{ id: string; arrived_at: string }>;
 

@@ -1,7 +1,8 @@
 import { z } from 'zod';
 import type { Json } from '../domain/decider.ts';
 import type { RecordedEvent } from '../eventlog/upcast.ts';
-import { type Described, PROMISED, RAISED } from './webhook-data.ts';
+import { type Described, RAISED } from './webhook-data.ts';
+import { PROMISED } from './webhook-promised.ts';
 
 /** An event type as subscribers know it. */
 export type WebhookType = Readonly<{
@@ -63,12 +64,16 @@ type Reader = (data: Data, mailDomain: string | null) => Json | undefined;
 const RESULTS_MAX = 300;
 const SYMBOLS_MAX = 100;
 
+const firstSymbols: Reader = ({ symbols }) =>
+  Array.isArray(symbols) ? symbols.slice(0, SYMBOLS_MAX) : symbols;
+
 /** Members that are not simply those of the line. */
 const DERIVED: Readonly<Record<string, Readonly<Record<string, Reader>>>> = {
   'quarantine.added': {
     recipients: ({ recipients_of: groups }, mailDomain) => countRecipients(groups, mailDomain),
-    symbols: ({ symbols }) => (Array.isArray(symbols) ? symbols.slice(0, SYMBOLS_MAX) : symbols),
+    symbols: firstSymbols,
   },
+  'quarantine.scanned': { symbols: firstSymbols },
   // The event has an outcome of its own, which stands under that name.
   'quarantine.retrained': { training_outcome: ({ outcome }) => outcome },
   'quarantine.retrain_failed': { training_outcome: ({ outcome }) => outcome },

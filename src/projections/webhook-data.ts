@@ -9,6 +9,7 @@ import {
   TRAINING_CLASSES,
   type TrainingOutcome,
   type TransferResult,
+  VANISHED_HOW,
 } from '../domain/quarantine-language.ts';
 import { FILTER_KINDS, FILTER_SCOPES } from '../domain/sender-filter.ts';
 
@@ -128,6 +129,14 @@ const span = {
   first: Instant,
   last: Instant,
 };
+const scan = {
+  score: z
+    .number()
+    .nullable()
+    .meta({ description: 'Null: nobody scored it.', examples: [17.35] }),
+  symbols: z.array(z.string()).meta({ description: 'The first 100.', examples: [['BAYES_SPAM']] }),
+  reason: z.enum(REASONS),
+};
 const added = {
   node_id: Id.meta({ examples: ['node-1'] }),
   queue_id: Id.meta({ examples: ['4F2A8C0D'] }),
@@ -136,12 +145,7 @@ const added = {
     description: 'Of the message, in hex.',
     examples: ['9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08'],
   }),
-  score: z
-    .number()
-    .nullable()
-    .meta({ description: 'Null: nobody scored it.', examples: [17.35] }),
-  symbols: z.array(z.string()).meta({ description: 'The first 100.', examples: [['BAYES_SPAM']] }),
-  reason: z.enum(REASONS),
+  ...scan,
   arrived_at: Instant,
   expires_at: Instant,
   recipients: Count.meta({
@@ -152,7 +156,8 @@ const added = {
 /** What a subscriber is told of one event type, and in which members of `data`. */
 export type Described = Readonly<{ description: string; data: z.ZodObject }>;
 
-const event = (description: string, shape: z.core.$ZodShape = {}): Described => ({
+/** What a subscriber is told of a type in these members. */
+export const event = (description: string, shape: z.core.$ZodShape = {}): Described => ({
   description,
   data: z.strictObject(shape),
 });
@@ -210,6 +215,10 @@ export const RAISED: Readonly<Record<Exclude<GatewayEvent['type'], Withheld>, De
     ended,
   ),
   'quarantine.released': event('Every recipient of a held message has it.', ended),
+  'quarantine.undelivered': event(
+    'The mail server let a held message go and could not deliver it to all; it told the sender.',
+    ended,
+  ),
   'quarantine.discard_requested': event('The discard of a held message was asked for.', {
     block_sender: FilterWish.nullable(),
   }),
@@ -227,8 +236,17 @@ export const RAISED: Readonly<Record<Exclude<GatewayEvent['type'], Withheld>, De
   'quarantine.retrain_requested': event('The filter is to learn from a held message.', training),
   'quarantine.retrained': event('The filter has learned from a held message.', trained),
   'quarantine.retrain_failed': event('The filter did not learn from a held message.', trained),
+  'quarantine.scanned': event('The findings of the filter came after a message was held.', scan),
   'quarantine.expired': event('A held message reached the end of its retention.'),
-  'quarantine.vanished': event('A held message is gone from its store, nobody here knows why.'),
+  'quarantine.vanished': event(
+    'A held message is gone from its store, by no doing of this gateway.',
+    {
+      how: z
+        .enum(VANISHED_HOW)
+        .optional()
+        .meta({ description: 'What the log of the mail server says; absent where there is none.' }),
+    },
+  ),
   'quarantine.content_read': event('The content of a held message was looked at.', {
     what: z.enum(['body', 'preview']),
   }),
@@ -252,40 +270,4 @@ export const RAISED: Readonly<Record<Exclude<GatewayEvent['type'], Withheld>, De
   }),
   'sender_filter.deleted': event('A sender filter was deleted.'),
   'sender_filter.expired': event('A sender filter reached its expiry.'),
-};
-
-/** Events that have a name and a shape, and no source yet. */
-export const PROMISED: Readonly<Record<string, Described>> = {
-  'reputation.threshold_crossed': event('The reputation of a sending host crossed a threshold.', {
-    direction: z.enum(['below', 'above']),
-    threshold: z.number().meta({ examples: [60] }),
-    score: z.number().meta({ examples: [58.5] }),
-    measured_at: Instant,
-  }),
-  'license.changed': event('The license was replaced, renewed, or changed its state.', {
-    state: z.enum(['valid', 'grace', 'expired', 'invalid']),
-    tier: z.string().nullable(),
-    valid_until: Instant.nullable(),
-  }),
-  'cluster.node_joined': event('A node joined the cluster.', {
-    node_id: Id.meta({ examples: ['node-2'] }),
-    version: z.string().meta({ examples: ['0.1.0'] }),
-    joined_at: Instant,
-  }),
-  'cluster.node_left': event('A node left the cluster, or is lost.', {
-    node_id: Id.meta({ examples: ['node-2'] }),
-    state: z.enum(['stopped', 'lost', 'removed']),
-    last_seen_at: Instant.nullable(),
-  }),
-  'dkim.rotation_due': event('A DKIM key of a mail domain is due to be replaced.', {
-    mail_domain: Id.meta({ examples: ['7'] }),
-    selector: z.string().meta({ examples: ['mg202605'] }),
-    created_at: Instant,
-    due_at: Instant,
-  }),
-  'cert.expiring': event('A certificate that is watched will expire soon.', {
-    certificate: Id,
-    expires_at: Instant,
-    days_left: z.int().meta({ examples: [14] }),
-  }),
 };

@@ -61,6 +61,8 @@ describe('POST /mail/quarantine', () => {
       symbols: ['A_RULE', 'B_RULE'],
       reason: 'policy',
       size_bytes: raw.length,
+      store: 'spool',
+      held_by: null,
       arrived_at: '2026-11-20T07:42:13.500000Z',
       // The longest retention of its mail domains.
       expires_at: '2027-02-18T07:42:13.500000Z',

@@ -39,7 +39,7 @@ async function serveOn(databaseUrl: string) {
       ready: ready.body.data.ready,
       opens: (await t.send('GET', '/domains', { key })).status,
       worksAs: rows[0]?.as,
-      warnings,
+      warnings: warnings(),
     };
   } finally {
     await t.close();

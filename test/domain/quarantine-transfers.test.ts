@@ -4,7 +4,8 @@ import type {
   QuarantineCommand,
   QuarantineEvent,
 } from '../../src/domain/quarantine-language.ts';
-import { quarantinedMessage, RETRY_SECONDS } from '../../src/domain/quarantined-message.ts';
+import { RETRY_SECONDS } from '../../src/domain/quarantine-transfers.ts';
+import { quarantinedMessage } from '../../src/domain/quarantined-message.ts';
 import { given } from '../support/given.ts';
 import {
   added,

@@ -48,6 +48,10 @@ const discardAsked: QuarantineEvent = {
   type: 'quarantine.discard_requested',
   data: { block_sender: null },
 };
+const undelivered: QuarantineEvent = {
+  type: 'quarantine.undelivered',
+  data: { attempt: 1, results: results({ 0: 'accepted', 1: 'refused' }) },
+};
 const discarded: QuarantineEvent = { type: 'quarantine.discarded', data: {} };
 const rejected: QuarantineEvent = {
   type: 'quarantine.rejected',
@@ -62,6 +66,7 @@ const WAYS: Readonly<Record<(typeof STATES)[number], readonly QuarantineEvent[]>
   release_requested: [added, releaseAsked()],
   release_failed: [added, releaseAsked(), started, failed],
   released: [added, releaseAsked(), started, released],
+  undelivered: [added, releaseAsked(), started, undelivered],
   discard_requested: [added, discardAsked],
   discarded: [added, discardAsked, discarded],
   reject_requested: [added, bounceAsked],

@@ -136,6 +136,7 @@ describe('the committed line of every event type, as it was released', () => {
     'quarantine.release_failed': 'release_failed',
     'quarantine.partly_released': 'held',
     'quarantine.released': 'released',
+    'quarantine.undelivered': 'undelivered',
     'quarantine.discard_requested': 'discard_requested',
     'quarantine.discarded': 'discarded',
     'quarantine.reject_requested': 'reject_requested',

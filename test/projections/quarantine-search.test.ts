@@ -145,6 +145,7 @@ describe('states', () => {
       release_requested: {},
       release_failed: {},
       released: {},
+      undelivered: {},
       discard_requested: {},
       discarded: {},
       reject_requested: {},
@@ -154,7 +155,8 @@ describe('states', () => {
     });
     ({ namesOf } = held);
     const { ids } = held;
-    for (const name of ['release_requested', 'release_failed', 'released'] as const) {
+    const releases = ['release_requested', 'release_failed', 'released', 'undelivered'] as const;
+    for (const name of releases) {
       await tell(log, ids[name], release());
     }
     for (const name of ['release_failed', 'released', 'rejected'] as const) {
@@ -166,6 +168,10 @@ describe('states', () => {
         finish(1, { 0: name === 'release_failed' ? 'refused' : 'accepted' }),
       );
     }
+    await tell(log, ids.undelivered, start);
+    const refused = finish(1, { 0: 'refused' });
+    if (refused.type !== 'FinishTransfer') throw new Error(refused.type);
+    await tell(log, ids.undelivered, { ...refused, hasLeft: true });
     for (const name of ['discard_requested', 'discarded'] as const)
       await tell(log, ids[name], discard);
     await tell(log, ids.discarded, { type: 'FinishDiscard' });
@@ -185,6 +191,7 @@ describe('states', () => {
     'release_requested',
     'release_failed',
     'released',
+    'undelivered',
     'discard_requested',
     'discarded',
     'reject_requested',

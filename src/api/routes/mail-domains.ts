@@ -11,10 +11,11 @@ import {
   findMailDomain,
   listMailDomains,
   type MailDomainRow,
+  mailDomainStream,
 } from '../../projections/mail-domains.ts';
 import type { Context } from '../context.ts';
 import { invalid } from '../input.ts';
-import { mailDomainStream, normaliseMailDomainName } from '../mail-domain-name.ts';
+import { normaliseMailDomainName } from '../mail-domain-name.ts';
 import {
   MailDomainChanges,
   MailDomainView,

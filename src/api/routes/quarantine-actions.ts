@@ -44,7 +44,8 @@ const releases = atBothPaths('release', (at) =>
     description:
       'One SMTP transaction per mail domain to its backend servers. 200 once every recipient who was asked ' +
       'for was accepted, 202 while it is tried again, 409 `release_failed` (with the item) when a ' +
-      'server refused for good. A repeat answers the first result and sends nothing twice.',
+      'server refused for good. A repeat answers the first result and sends nothing twice. From a hold queue ' +
+      'the mail server delivers, to all recipients alone; what it answers per recipient is followed in its log.',
     permission: act,
     body: z.strictObject({
       recipients: z
@@ -101,7 +102,7 @@ const rejects = atBothPaths('reject', (at) =>
     tag,
     summary: 'Send a held message back to its sender, and delete it.',
     description:
-      'The bounce goes through `MAILGUARD_SMTP_RELAY`. Senders of spam are often forged: a bounce then ' +
+      'The bounce goes through `MAILGUARD_SMTP_RELAY`, or from a hold queue through its own mail server. Senders of spam are often forged: a bounce then ' +
       'reaches somebody who has sent nothing.',
     permission: act,
     body: z.strictObject({ reason: Reason }),
@@ -134,7 +135,11 @@ async function release(context: Context, call: ActionCall<Release>): Promise<Ans
   const { body } = call;
   const wanted = chooseRecipients(row, body.recipients);
   const isIdle = row.state === 'held' || row.state === 'release_failed';
-  if (isIdle) await requireRoutes(context, wanted ?? numbered(row.recipients));
+  if (row.store === 'postfix' && wanted !== null) {
+    throw invalid([{ path: 'recipients', message: 'a hold queue lets go of a message whole' }]);
+  }
+  if (isIdle && row.store === 'spool')
+    await requireRoutes(context, wanted ?? numbered(row.recipients));
   const allowSender =
     body.allow_sender === undefined
       ? null
@@ -179,7 +184,7 @@ async function requireRoutes(
 
 function requireBounceable({ config }: Context, row: MessageRow): void {
   if (row.state !== 'held' && row.state !== 'release_failed') return;
-  if (config.smtpRelay === null) {
+  if (row.store === 'spool' && config.smtpRelay === null) {
     throw new DomainError('state_conflict', 'Nothing can be rejected: no SMTP relay is set.');
   }
   if (row.sender) return;
@@ -228,8 +233,8 @@ function requireWishHeard(
 }
 
 const FAILED = {
-  release: ['release_failed', 'Not every recipient was accepted; the message is still held.'],
-  reject: ['reject_failed', 'The bounce was not accepted; the message is still held.'],
+  release: ['release_failed', 'Not every recipient was accepted'],
+  reject: ['reject_failed', 'The bounce was not accepted'],
 } as const;
 
 /** The item once the action has an outcome, or as far as it is. */
@@ -250,11 +255,17 @@ async function outcomeOf(
   if (isUnderWay) return { data, status: 202, message: 'Under way', revision: row.revision };
   const hasFailed =
     row.state === 'release_failed' ||
+    row.state === 'undelivered' ||
     row.state === 'vanished' ||
     (kind === 'reject' && row.state === 'held');
   if (hasFailed && kind !== 'discard') {
     const [code, message] = FAILED[kind];
-    throw new DomainError(code, message, data);
+    const isHeld = row.state !== 'undelivered' && row.state !== 'vanished';
+    throw new DomainError(
+      code,
+      `${message}; the message is ${isHeld ? 'still' : 'no longer'} held.`,
+      data,
+    );
   }
   return { data, revision: row.revision };
 }

@@ -1,26 +1,25 @@
 import { createHash } from 'node:crypto';
 import { toTimestamp } from '../../clock.ts';
 import { isNarrowed } from '../../domain/access.ts';
-import type { PersonalMember } from '../../domain/decider.ts';
 import { DomainError } from '../../domain/errors.ts';
 import type { AddedData } from '../../domain/quarantine-language.ts';
 import { quarantinedMessage, quarantinedMessageStream } from '../../domain/quarantined-message.ts';
 import { commandIdOf, handleCommand, readState } from '../../eventlog/handle-command.ts';
-import { findMailDomainsByStreams, type MailDomainRow } from '../../projections/mail-domains.ts';
-import { type RecipientGroup, recipientsMember } from '../../projections/quarantine.ts';
+import {
+  type AddressedGroup,
+  countsOf,
+  groupRecipients,
+  personalOf,
+  retentionMsOf,
+} from '../../projections/quarantine-added.ts';
 import { findMessages, type MessageRow } from '../../projections/quarantine-list.ts';
 import type { Context } from '../context.ts';
-import { domainOf } from '../ingest-headers.ts';
-import { mailDomainStream } from '../mail-domain-name.ts';
-import { type IncomingMail, incomingMail, mailIntake } from '../mail-intake.ts';
+import { type IncomingMail, incoming, mailIntake } from '../mail-intake.ts';
 import { BASE_PATH } from '../paths.ts';
 import { QuarantineItem, viewMessage } from '../quarantine-view.ts';
 import { type Answer, type Call, route } from '../route.ts';
+import type { Announcement } from '../rspamd-announcement.ts';
 import type { z } from '../zod.ts';
-
-const DAY_MS = 86_400_000;
-/** Days that mail of no known mail domain is held. */
-const RETENTION_DAYS = 30;
 
 export const quarantineIngestRoutes = [
   route({
@@ -36,11 +35,14 @@ export const quarantineIngestRoutes = [
       'Basic with the user `ingest`, and is then answered 200. Once answered, the message is on the disk ' +
       'and in the log. The same bytes with the same envelope under the same queue id are one message. ' +
       'How long a message is held is fixed when it arrives: the longest retention of its mail domains, 30 ' +
-      'days without one.',
+      'days without one. Where the mail server holds the mail itself (`MAILGUARD_QUARANTINE_STORE=postfix`), ' +
+      'the call only announces what the hold queue is about to show, by its queue id; `data` is null then. ' +
+      'rspamd’s exporter sends it as JSON (`formatter = "json"`), which is taken there alone; a message ' +
+      'that comes along is not kept. Announcing takes a key that is not narrowed.',
     permission: { operation: 'write', reach: 'mail_domain' },
     takesIngestPassword: true,
     intake: mailIntake,
-    reply: QuarantineItem,
+    reply: QuarantineItem.nullable(),
     status: 201,
     message: 'Created',
     errors: ['not_a_message', 'quarantine_full'],
@@ -52,28 +54,45 @@ export const quarantineIngestRoutes = [
       },
       body: 'From: a@example.org\r\nTo: b@example.com\r\nSubject: test\r\n\r\nHello.\r\n',
     },
-    handle: (context, call) => hold(context, call),
+    async handle(context, call) {
+      const taken = incoming(call);
+      return 'received' in taken ? hold(context, call, taken) : announce(context, call, taken);
+    },
   }),
 ];
 
+type Handed = Call<unknown, unknown, unknown>;
+
+async function announce(
+  { quarantine }: Context,
+  call: Handed,
+  said: Announcement,
+): Promise<Answer<null>> {
+  if (!call.isIngest && isNarrowed(call.principal)) {
+    throw new DomainError('scope_forbidden', 'A queue id is not of one mail domain alone.');
+  }
+  await quarantine.holdQueue?.announce(said);
+  return { data: null, status: call.isIngest ? 200 : 202, message: 'Announced' };
+}
+
 async function hold(
   context: Context,
-  call: Call<unknown, unknown, unknown>,
+  call: Handed,
+  mail: IncomingMail,
 ): Promise<Answer<z.input<typeof QuarantineItem>>> {
-  const mail = incomingMail(call);
-  const groups = await groupRecipients(context, mail);
+  const groups = await groupRecipients(context, mail.envelope.recipients);
   requireOwn(call, groups);
   const id = idOf(context, mail, { groups, given: call.commandId });
   const stream = quarantinedMessageStream(id);
   const known = await readState(context.log, quarantinedMessage, stream);
-  if (known.revision === -1n) await context.quarantine.store.keep(mail.received, id);
+  if (known.revision === -1n) await context.quarantine.spool?.keep(mail.received, id);
   const data = describe(context, mail, { id, groups });
   const mailDomains = groups.flatMap(({ row }) => (row === null ? [] : [String(row.id)]));
   const handled = await handleCommand(context.log, quarantinedMessage, {
     stream,
     resource: { type: 'quarantined_message', id },
     mailDomains,
-    command: { type: 'AddMessage', data, personal: personalOf(mail, groups) },
+    command: { type: 'AddMessage', data, personal: personalOf(toldOf(mail), groups) },
     meta: call.meta,
     commandId: call.commandId,
   });
@@ -94,34 +113,7 @@ async function hold(
   };
 }
 
-type Group = RecipientGroup & Readonly<{ row: MailDomainRow | null }>;
-
-/** Recipients by living mail domain, in the order of their ids; those of none come last. */
-async function groupRecipients(
-  { pool, secrets }: Context,
-  { envelope }: IncomingMail,
-): Promise<Group[]> {
-  const streams = new Map(
-    envelope.recipients.map((address) => {
-      const domain = domainOf(address);
-      return [domain, mailDomainStream(secrets, domain)] as const;
-    }),
-  );
-  const living = await findMailDomainsByStreams(pool, [...new Set(streams.values())]);
-  const byId = new Map<number, { row: MailDomainRow | null; addresses: string[] }>();
-  for (const address of envelope.recipients) {
-    const row = living.get(streams.get(domainOf(address)) ?? '') ?? null;
-    const key = row?.id ?? Number.MAX_SAFE_INTEGER;
-    const group = byId.get(key) ?? { row, addresses: [] };
-    group.addresses.push(address);
-    byId.set(key, group);
-  }
-  return [...byId]
-    .sort(([a], [b]) => a - b)
-    .map(([, { row, addresses }]) => ({ row, mail_domain: row?.id ?? null, addresses }));
-}
-
-function requireOwn(call: Call<unknown, unknown, unknown>, groups: readonly Group[]): void {
+function requireOwn(call: Handed, groups: readonly AddressedGroup[]): void {
   if (call.isIngest || !isNarrowed(call.principal)) return;
   if (groups.every(({ mail_domain: id }) => id === call.principal.mailDomain)) return;
   throw new DomainError(
@@ -138,7 +130,7 @@ function requireOwn(call: Call<unknown, unknown, unknown>, groups: readonly Grou
 function idOf(
   { config }: Context,
   { envelope, received }: IncomingMail,
-  { groups, given }: Readonly<{ groups: readonly Group[]; given: string }>,
+  { groups, given }: Readonly<{ groups: readonly AddressedGroup[]; given: string }>,
 ): string {
   if (envelope.queueId === null) return given;
   const mailDomains = groups.map(({ mail_domain: id }) => id ?? 'none').join('+');
@@ -150,11 +142,9 @@ function idOf(
 function describe(
   { config, clock }: Context,
   { envelope, received }: IncomingMail,
-  { id, groups }: Readonly<{ id: string; groups: readonly Group[] }>,
+  { id, groups }: Readonly<{ id: string; groups: readonly AddressedGroup[] }>,
 ): AddedData {
   const arrivedAt = envelope.arrivedAt ?? clock.now();
-  const days = groups.map(({ row }) => row?.settings.quarantine_retention_days ?? 0);
-  const retentionMs = (Math.max(...days) || RETENTION_DAYS) * DAY_MS;
   return {
     node_id: config.nodeId,
     queue_id: envelope.queueId ?? queueIdOf(id),
@@ -165,11 +155,8 @@ function describe(
     symbols: envelope.symbols,
     reason: envelope.reason,
     arrived_at: toTimestamp(arrivedAt),
-    expires_at: toTimestamp(new Date(arrivedAt.getTime() + retentionMs)),
-    recipients_of: groups.map(({ mail_domain: mailDomain, addresses }) => ({
-      mail_domain: mailDomain === null ? null : String(mailDomain),
-      count: addresses.length,
-    })),
+    expires_at: toTimestamp(new Date(arrivedAt.getTime() + retentionMsOf(groups))),
+    recipients_of: countsOf(groups),
   };
 }
 
@@ -177,23 +164,11 @@ function describe(
 const queueIdOf = (id: string): string =>
   createHash('sha256').update(id).digest('hex').slice(0, 12).toUpperCase();
 
-function personalOf(
-  { envelope, head }: IncomingMail,
-  groups: readonly Group[],
-): readonly PersonalMember[] {
-  const { subject, messageId } = shown(envelope, head);
-  return [
-    { name: 'sender', value: envelope.sender, class: 'content' },
-    { name: 'subject', value: subject, class: 'content' },
-    { name: 'message_id', value: messageId, class: 'content' },
-    { name: 'client_ip', value: envelope.clientIp, class: 'network' },
-    ...groups.map(({ mail_domain: id, addresses }) => ({
-      name: recipientsMember(id === null ? null : String(id)),
-      value: addresses,
-      class: 'content' as const,
-    })),
-  ];
-}
+const toldOf = ({ envelope, head }: IncomingMail) => ({
+  sender: envelope.sender,
+  clientIp: envelope.clientIp,
+  ...shown(envelope, head),
+});
 
 const shown = (envelope: IncomingMail['envelope'], head: IncomingMail['head']) => ({
   subject: head.subject === '' ? (envelope.subject ?? '') : head.subject,
@@ -202,7 +177,11 @@ const shown = (envelope: IncomingMail['envelope'], head: IncomingMail['head']) =
 
 function rowOf(
   { envelope, head }: IncomingMail,
-  { id, data, groups }: Readonly<{ id: string; data: AddedData; groups: readonly Group[] }>,
+  {
+    id,
+    data,
+    groups,
+  }: Readonly<{ id: string; data: AddedData; groups: readonly AddressedGroup[] }>,
 ): MessageRow {
   return {
     id,
@@ -217,6 +196,8 @@ function rowOf(
     symbols: data.symbols,
     reason: data.reason,
     sizeBytes: data.size_bytes,
+    store: 'spool',
+    heldBy: null,
     arrivedAt: data.arrived_at,
     expiresAt: data.expires_at,
     mailDomains: groups.flatMap(({ mail_domain: mailDomain }) => mailDomain ?? []),

@@ -48,7 +48,7 @@ const readyz = route({
       throw new DomainError('unavailable', 'Not ready; see data.reasons.', {
         ready: false,
         reasons,
-        warnings: context.warnings,
+        warnings: context.warnings(),
         projections: [],
         retry_after_seconds: 1,
       });
@@ -58,7 +58,7 @@ const readyz = route({
       position: status.position.toString(),
       lag_events: status.lagEvents.toString(),
     }));
-    return { data: { ready: true, reasons: [], warnings: [...context.warnings], projections } };
+    return { data: { ready: true, reasons: [], warnings: [...context.warnings()], projections } };
   },
 });
 

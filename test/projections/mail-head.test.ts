@@ -1,13 +1,13 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
+import { HEAD_BYTES_MAX } from '../../src/domain/message-store.ts';
 import {
   cutText,
   decodeHeaderText,
   readMailHead,
   stripMboxLine,
   toStorableText,
-} from '../../src/api/mail-head.ts';
-import { HEAD_BYTES_MAX } from '../../src/domain/message-store.ts';
+} from '../../src/projections/mail-head.ts';
 
 const latin1 = (text: string) => Buffer.from(text, 'latin1');
 const utf8 = (text: string) => Buffer.from(text, 'utf8');

@@ -1,0 +1,125 @@
+import { createHash } from 'node:crypto';
+import type pg from 'pg';
+import { type Clock, toTimestamp } from '../clock.ts';
+import type { AnnouncedMail } from '../db/quarantine-announcements.ts';
+import { HEAD_BYTES_MAX } from '../domain/message-store.ts';
+import type { AddedData, HeldBy, Reason, Scan } from '../domain/quarantine-language.ts';
+import { quarantinedMessage, quarantinedMessageStream } from '../domain/quarantined-message.ts';
+import type { EventLog } from '../eventlog/eventlog.ts';
+import { commandIdOf, handleCommand } from '../eventlog/handle-command.ts';
+import { systemMeta } from '../eventlog/system-meta.ts';
+import { readMailHead } from '../projections/mail-head.ts';
+import {
+  countsOf,
+  groupRecipients,
+  personalOf,
+  retentionMsOf,
+} from '../projections/quarantine-added.ts';
+import type { Secrets } from '../secrets.ts';
+import type { HeldFile, HoldQueue, QueueEntry } from './hold-queue.ts';
+import type { MailLog } from './mail-log.ts';
+
+type Deps = Readonly<{
+  pool: pg.Pool;
+  log: EventLog;
+  secrets: Secrets;
+  clock: Clock;
+  nodeId: string;
+  queue: HoldQueue;
+  mailLog: MailLog;
+}>;
+
+/** A held file that is not part of the quarantine yet. */
+export type Find = Readonly<{
+  file: HeldFile;
+  announced: AnnouncedMail | null;
+  /** How often this very file was part of the quarantine before, and has left it. */
+  episode: number;
+}>;
+
+/**
+ * Makes a held file part of the quarantine. The same find gives the same message, so that doing it again records
+ * nothing. False when the file was gone before it was read.
+ */
+export async function addHeld(deps: Deps, find: Find, entry: QueueEntry): Promise<boolean> {
+  const { nodeId, clock } = deps;
+  const read = await readHeld(deps.queue, find.file);
+  if (read === null) return false;
+  const id = idOf(nodeId, find);
+  const recipients = [...new Set(entry.recipients.map(normalise))];
+  const groups = await groupRecipients(deps, recipients);
+  const { file, announced } = find;
+  const scan: Scan = announced === null ? UNSCANNED : scanOf(announced);
+  const expires = new Date(entry.arrivedAt.getTime() + retentionMsOf(groups));
+  const data: AddedData = {
+    node_id: nodeId,
+    queue_id: file.queueId,
+    store: 'postfix',
+    queue_file: file.file,
+    held_by: heldByOf(deps.mailLog, find),
+    size_bytes: read.sizeBytes,
+    sha256: read.sha256,
+    ...scan,
+    arrived_at: toTimestamp(entry.arrivedAt),
+    expires_at: toTimestamp(expires),
+    recipients_of: countsOf(groups),
+  };
+  const head = readMailHead(read.head);
+  const told = {
+    sender: normalise(entry.sender),
+    subject: head?.subject ?? '',
+    messageId: head?.messageId ?? null,
+    clientIp: announced?.clientIp ?? null,
+  };
+  await handleCommand(deps.log, quarantinedMessage, {
+    stream: quarantinedMessageStream(id),
+    resource: { type: 'quarantined_message', id },
+    mailDomains: groups.flatMap(({ row }) => (row === null ? [] : [String(row.id)])),
+    command: { type: 'AddMessage', data, personal: personalOf(told, groups) },
+    meta: systemMeta(deps, clock.now()),
+    commandId: commandIdOf(0, `add/${id}`),
+  });
+  return true;
+}
+
+/** What nobody has looked at; that is not a score of 0. */
+const UNSCANNED: Scan = { score: null, symbols: [], reason: 'unscanned' };
+
+export const scanOf = ({ score, symbols, reason }: AnnouncedMail): Scan => ({
+  score,
+  symbols,
+  reason: reason as Reason,
+});
+
+function heldByOf(mailLog: MailLog, { file, announced }: Find): HeldBy {
+  const said = mailLog.factsOf(file.queueId)?.heldBy;
+  return said ?? (announced === null ? 'unknown' : 'filter');
+}
+
+function idOf(nodeId: string, { file: { queueId, file }, episode }: Find): string {
+  return commandIdOf(0, `hold/${nodeId}/${queueId}/${file.size}/${file.mtime}/${episode}`);
+}
+
+/** An address as it is compared: its domain in lower case. */
+function normalise(address: string): string {
+  const at = address.lastIndexOf('@');
+  return `${address.slice(0, at + 1)}${address.slice(at + 1).toLowerCase()}`;
+}
+
+type Read = Readonly<{ sizeBytes: number; sha256: string; head: Buffer }>;
+
+/** The whole message, for its digest; only its head is kept. */
+async function readHeld(queue: HoldQueue, file: HeldFile): Promise<Read | null> {
+  const bytes = await queue.open(file);
+  if (bytes === null) return null;
+  const hash = createHash('sha256');
+  const head: Buffer[] = [];
+  let sizeBytes = 0;
+  for await (const chunk of bytes) {
+    hash.update(chunk);
+    if (sizeBytes < HEAD_BYTES_MAX) head.push(chunk);
+    sizeBytes += chunk.length;
+  }
+  const kept = Buffer.concat(head).subarray(0, HEAD_BYTES_MAX);
+  return { sizeBytes, sha256: hash.digest('hex'), head: kept };
+}

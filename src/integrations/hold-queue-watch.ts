@@ -1,0 +1,297 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import type pg from 'pg';
+import type { Logger } from 'pino';
+import type { Clock } from '../clock.ts';
+import {
+  type AnnouncedMail,
+  dropAnnouncements,
+  findAnnouncements,
+  purgeAnnouncements,
+} from '../db/quarantine-announcements.ts';
+import { DomainError } from '../domain/errors.ts';
+import type { QuarantineCommand } from '../domain/quarantine-language.ts';
+import { quarantinedMessage, quarantinedMessageStream } from '../domain/quarantined-message.ts';
+import type { EventLog } from '../eventlog/eventlog.ts';
+import { commandIdOf, handleCommand } from '../eventlog/handle-command.ts';
+import { systemMeta } from '../eventlog/system-meta.ts';
+import {
+  findInHoldQueue,
+  findOutOfHoldQueue,
+  type QueuedMessage,
+} from '../projections/hold-queue.ts';
+import type { Secrets } from '../secrets.ts';
+import type { HeldFile, HoldQueue } from './hold-queue.ts';
+import { addHeld, type Find, scanOf } from './hold-queue-adding.ts';
+import type { MailLog } from './mail-log.ts';
+import { vanishedHow } from './postfix-outlet.ts';
+import type { HoldUsage } from './postfix-store.ts';
+
+export type WatchDeps = Readonly<{
+  pool: pg.Pool;
+  log: EventLog;
+  secrets: Secrets;
+  clock: Clock;
+  logger: Logger;
+  nodeId: string;
+  queue: HoldQueue;
+  mailLog: MailLog;
+  /** Resolves when the read model of the quarantine has everything that the log has now. */
+  caughtUp: () => Promise<boolean>;
+  /** Between two looks; null: 5 seconds. */
+  lookMs: number | null;
+}>;
+
+export type HoldQueueWatch = Readonly<{
+  /** Something was announced that the hold queue should show within moments. */
+  expect: () => void;
+  usage: () => HoldUsage;
+  /** Why the last look failed; null when it did not. */
+  trouble: () => string | null;
+  stop: () => Promise<void>;
+}>;
+
+const LOOK_MS = 5_000;
+/** While something is announced and not there yet, so often and no more often than that. */
+const EXPECT_MS = 300;
+const EXPECT_LOOKS = 10;
+/** What is not there is gone once it was missed so often: a file that moves is nowhere for a moment. */
+const MISSES = 2;
+/** What nobody announced is taken in once it was seen so often: the announcement may be on its way. */
+const SIGHTINGS = 2;
+const ADDED_AT_ONCE = 4;
+/** In one look; the others come with the next, at once. */
+const ADDED_MAX = 200;
+/** Announcements may come some seconds before the file; those that are older are of another message. */
+const EARLY_MS = 60_000;
+
+type Watch = {
+  readonly misses: Map<string, number>;
+  readonly sightings: Map<string, number>;
+  /** Files that could not be taken in, of which was said so once. */
+  readonly refused: Set<string>;
+  usage: HoldUsage;
+  trouble: string | null;
+  expected: number;
+};
+
+/**
+ * Compares the hold queue with what the log says is in it, every few seconds, and turns the differences into events:
+ * mail that is held, mail that has gone, and what the filter found that came late.
+ */
+export function startHoldQueueWatch(deps: WatchDeps): HoldQueueWatch {
+  const watch: Watch = {
+    misses: new Map(),
+    sightings: new Map(),
+    refused: new Set(),
+    usage: { messages: 0, bytes: 0 },
+    trouble: null,
+    expected: 0,
+  };
+  const abort = new AbortController();
+  let wake: () => void = () => undefined;
+  const looking = (async () => {
+    while (!abort.signal.aborted) {
+      const woken = new Promise<void>((resolve) => {
+        wake = resolve;
+      });
+      const isMore = await lookSafely(deps, watch);
+      if (isMore) continue;
+      watch.expected = Math.max(0, watch.expected - 1);
+      const ms = watch.expected > 0 ? EXPECT_MS : (deps.lookMs ?? LOOK_MS);
+      await Promise.race([woken, sleep(ms, undefined, { signal: abort.signal }).catch(() => 0)]);
+    }
+  })();
+  return {
+    expect() {
+      const isWaiting = watch.expected === 0;
+      watch.expected = EXPECT_LOOKS;
+      if (isWaiting) wake();
+    },
+    usage: () => watch.usage,
+    trouble: () => watch.trouble,
+    async stop() {
+      abort.abort();
+      wake();
+      await looking;
+    },
+  };
+}
+
+async function lookSafely(deps: WatchDeps, watch: Watch): Promise<boolean> {
+  try {
+    const isMore = await look(deps, watch);
+    watch.trouble = null;
+    return isMore;
+  } catch (error) {
+    const why = error instanceof Error ? error.message : String(error);
+    // Said once, not at every look.
+    if (watch.trouble !== why)
+      deps.logger.warn({ err: error }, 'the hold queue cannot be looked at');
+    watch.trouble = why;
+    return false;
+  }
+}
+
+/** One comparison. True when there is more to take in than one look may. */
+async function look(deps: WatchDeps, watch: Watch): Promise<boolean> {
+  const files = await deps.queue.held();
+  // What is compared is at least as new as the queue: else what just left would be taken for new.
+  if (!(await deps.caughtUp())) return false;
+  const messages = await findInHoldQueue(deps.pool, deps.nodeId);
+  watch.usage = {
+    messages: files.length,
+    bytes: files.reduce((sum, { file }) => sum + file.size, 0),
+  };
+  const known = new Set(messages.map(keyOfMessage));
+  const present = new Set(files.map(keyOf));
+  const unknown = files.filter((file) => !known.has(keyOf(file)));
+  const missing = messages.filter((message) => !present.has(keyOfMessage(message)));
+  await noteScans(deps, messages);
+  await noteGone(deps, watch, missing);
+  const isMore = await takeIn(deps, watch, unknown);
+  await purgeAnnouncements(deps.pool, deps.clock.now());
+  return isMore;
+}
+
+const keyOf = ({ queueId, file }: HeldFile): string => `${queueId} ${file.size} ${file.mtime}`;
+const keyOfMessage = ({ queueId, fileSize, fileMtime }: QueuedMessage): string =>
+  `${queueId} ${fileSize} ${fileMtime}`;
+
+/** What was announced after its message was taken in as unscanned. */
+async function noteScans(deps: WatchDeps, messages: readonly QueuedMessage[]): Promise<void> {
+  const unscanned = messages.filter(({ isScanned }) => !isScanned);
+  if (unscanned.length === 0) return;
+  const ids = unscanned.map(({ queueId }) => queueId);
+  const announced = await findAnnouncements(deps.pool, deps.nodeId, ids);
+  for (const message of unscanned) {
+    const found = announced.get(message.queueId);
+    if (found === undefined || !isOf(found, message.fileMtime)) continue;
+    await tell(deps, message, { type: 'NoteScan', scan: scanOf(found) });
+    await dropAnnouncements(deps.pool, deps.nodeId, [message.queueId]);
+  }
+}
+
+/** Messages that are not held any more, though nobody here has asked for it. */
+async function noteGone(
+  deps: WatchDeps,
+  watch: Watch,
+  missing: readonly QueuedMessage[],
+): Promise<void> {
+  const idle = missing.filter(({ state }) => state === 'held' || state === 'release_failed');
+  const ids = new Set(idle.map(({ id }) => id));
+  for (const id of watch.misses.keys()) if (!ids.has(id)) watch.misses.delete(id);
+  for (const message of idle) {
+    const misses = (watch.misses.get(message.id) ?? 0) + 1;
+    watch.misses.set(message.id, misses);
+    if (misses < MISSES) continue;
+    const facts = deps.mailLog.factsOf(message.queueId);
+    await tell(deps, message, { type: 'Vanish', how: vanishedHow(facts?.left ?? null) });
+    watch.misses.delete(message.id);
+  }
+}
+
+/** Only if nothing has happened to it since: an action that has begun finds out by itself. */
+async function tell(
+  deps: WatchDeps,
+  { id, revision, mailDomains }: QueuedMessage,
+  command: QuarantineCommand,
+): Promise<void> {
+  await handleCommand(deps.log, quarantinedMessage, {
+    stream: quarantinedMessageStream(id),
+    resource: { type: 'quarantined_message', id },
+    mailDomains: mailDomains.map(String),
+    command,
+    meta: systemMeta(deps, deps.clock.now()),
+    commandId: commandIdOf(0, `${command.type}/${id}/${revision}`),
+    ifRevision: revision,
+  }).catch((error: unknown) => {
+    if (!(error instanceof DomainError && error.code === 'stale')) throw error;
+  });
+}
+
+/** Takes in what is held and not known. True when some are left for the next look. */
+async function takeIn(
+  deps: WatchDeps,
+  watch: Watch,
+  unknown: readonly HeldFile[],
+): Promise<boolean> {
+  const keys = new Set(unknown.map(keyOf));
+  for (const key of watch.sightings.keys()) if (!keys.has(key)) watch.sightings.delete(key);
+  for (const key of watch.refused) if (!keys.has(key)) watch.refused.delete(key);
+  if (unknown.length === 0) return false;
+  const ids = unknown.map(({ queueId }) => queueId);
+  const announced = await findAnnouncements(deps.pool, deps.nodeId, ids);
+  const ended = groupByFile(await findOutOfHoldQueue(deps.pool, deps.nodeId, ids));
+  const ready: Find[] = [];
+  for (const file of unknown) {
+    const sightings = (watch.sightings.get(keyOf(file)) ?? 0) + 1;
+    watch.sightings.set(keyOf(file), sightings);
+    const before = ended.get(keyOf(file)) ?? [];
+    const announcement = announced.get(file.queueId);
+    const isAnnounced = announcement !== undefined && isOf(announcement, file.file.mtime);
+    // One that was here before must be seen again: it may have left while the queue was being read.
+    if (sightings < SIGHTINGS && (before.length > 0 || !isAnnounced)) continue;
+    if (before.some(({ state }) => state === 'expired' || state === 'discarded')) {
+      await removeAgain(deps, file);
+      continue;
+    }
+    ready.push({ file, announced: isAnnounced ? announcement : null, episode: before.length });
+  }
+  const now = ready.slice(0, ADDED_MAX);
+  if (now.length > 0) await addAll(deps, watch, now);
+  return ready.length > now.length;
+}
+
+/** A crash came between the end of a message and the removal of its file. */
+async function removeAgain({ queue, logger }: WatchDeps, file: HeldFile): Promise<void> {
+  const outcome = await queue.act('discard', file);
+  logger.warn({ queue_id: file.queueId, outcome }, 'a message that has ended was still held');
+}
+
+async function addAll(deps: WatchDeps, watch: Watch, finds: readonly Find[]): Promise<void> {
+  const entries = await deps.queue.list();
+  const added: Find[] = [];
+  for (let at = 0; at < finds.length; at += ADDED_AT_ONCE) {
+    const some = finds.slice(at, at + ADDED_AT_ONCE);
+    await Promise.all(
+      some.map(async (find) => {
+        const entry = entries.get(find.file.queueId);
+        // Not in the list, or elsewhere: it is on its way, and the next look will tell where to.
+        if (entry?.queueName !== 'hold') return;
+        const isAdded = await addHeld(deps, find, entry).catch(refusedOf(deps, watch, find));
+        if (isAdded) added.push(find);
+      }),
+    );
+  }
+  const used = added.filter(({ announced }) => announced !== null);
+  await dropAnnouncements(
+    deps.pool,
+    deps.nodeId,
+    used.map(({ file }) => file.queueId),
+  );
+}
+
+/** One that cannot be read keeps no other out; it is tried at every look. */
+const refusedOf =
+  ({ logger }: WatchDeps, { refused }: Watch, { file }: Find) =>
+  (error: unknown): false => {
+    const fields = { err: error, queue_id: file.queueId };
+    if (!refused.has(keyOf(file))) logger.warn(fields, 'a held message cannot be taken in');
+    refused.add(keyOf(file));
+    return false;
+  };
+
+/** Whether an announcement can be of the message that came at this time. */
+const isOf = ({ announcedAt }: AnnouncedMail, mtime: string): boolean =>
+  announcedAt.getTime() >= Number(mtime) * 1_000 - EARLY_MS;
+
+function groupByFile(
+  messages: readonly QueuedMessage[],
+): ReadonlyMap<string, readonly QueuedMessage[]> {
+  const groups = new Map<string, QueuedMessage[]>();
+  for (const message of messages) {
+    const key = keyOfMessage(message);
+    groups.set(key, [...(groups.get(key) ?? []), message]);
+  }
+  return groups;
+}

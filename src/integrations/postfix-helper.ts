@@ -1,0 +1,146 @@
+import { createConnection, type Socket } from 'node:net';
+
+/** What the privileged helper does, and nothing else (`deploy/postfix/mailguard-postfix`). */
+export type HelperVerb =
+  | 'settings'
+  | 'held'
+  | 'list'
+  | 'message'
+  | 'release'
+  | 'requeue'
+  | 'discard'
+  | 'bounce'
+  | 'deliver';
+
+/** The helper could not be reached, was cut off, or took too long: nobody knows what it has done. */
+export class HelperUnavailableError extends Error {
+  constructor(message: string, options: ErrorOptions = {}) {
+    super(`the Postfix helper ${message}`, options);
+    this.name = 'HelperUnavailableError';
+  }
+}
+
+export type PostfixHelper = Readonly<{
+  /** The lines of an answer that has come to its end, and the status it ended with. */
+  ask: (
+    verb: HelperVerb,
+    lines?: readonly string[],
+  ) => Promise<Readonly<{ status: number; lines: readonly string[] }>>;
+  /** The bytes of an answer as they come; the status is what the generator returns. */
+  read: (verb: HelperVerb, lines: readonly string[]) => AsyncGenerator<Buffer, number, undefined>;
+}>;
+
+export type HelperOptions = Readonly<{
+  /** Of the Unix socket, which starts one helper a connection. */
+  socket: string;
+  /** For a whole answer that is asked for by `ask`. */
+  askMs?: number;
+}>;
+
+const ASK_MS = 60_000;
+/** A reader may be slow, but does not hold a helper for ever. */
+const READ_MS = 120_000;
+/** Some 200,000 held messages in a list. */
+const ANSWER_BYTES_MAX = 67_108_864;
+/** Helpers at once; others wait for their turn. */
+const AT_ONCE = 8;
+const END = /(?:^|\n)end (\d{1,3})\n$/;
+/** Longer than any last line. */
+const TAIL_BYTES = 16;
+
+/**
+ * Talks to the helper. A request is a verb, lines, and a full stop; an answer ends with the line `end STATUS`, without
+ * which it was cut. Both calls reject with `HelperUnavailableError`.
+ */
+export function connectPostfixHelper({ socket, askMs = ASK_MS }: HelperOptions): PostfixHelper {
+  const turns = createTurns(AT_ONCE);
+  return {
+    read: (verb, lines) => answerOf(socket, requestOf(verb, lines), READ_MS),
+    ask: (verb, lines = []) =>
+      turns(async () => {
+        const answer = answerOf(socket, requestOf(verb, lines), askMs);
+        const chunks: Buffer[] = [];
+        let bytes = 0;
+        for (;;) {
+          const next = await answer.next();
+          if (next.done === true) {
+            const text = Buffer.concat(chunks).toString('utf8');
+            return { status: next.value, lines: text.split('\n').filter((line) => line !== '') };
+          }
+          bytes += next.value.length;
+          if (bytes > ANSWER_BYTES_MAX) {
+            await answer.return(1);
+            throw new HelperUnavailableError(`answers more than ${ANSWER_BYTES_MAX} bytes`);
+          }
+          chunks.push(next.value);
+        }
+      }),
+  };
+}
+
+const requestOf = (verb: HelperVerb, lines: readonly string[]): string =>
+  [verb, ...lines, '.', ''].join('\n');
+
+/** An answer without its last line, which is the return value. */
+async function* answerOf(
+  path: string,
+  request: string,
+  ms: number,
+): AsyncGenerator<Buffer, number, undefined> {
+  const socket = createConnection({ path });
+  const timer = setTimeout(
+    () => socket.destroy(new HelperUnavailableError(`takes longer than ${ms} ms`)),
+    ms,
+  );
+  let held: Buffer = Buffer.alloc(0);
+  try {
+    socket.end(request);
+    for await (const chunk of socket as AsyncIterable<Buffer>) {
+      held = Buffer.concat([held, chunk]);
+      // What may be the last line waits until it is known whether it is.
+      if (held.length <= TAIL_BYTES) continue;
+      const ready = held.subarray(0, held.length - TAIL_BYTES);
+      held = held.subarray(held.length - TAIL_BYTES);
+      yield ready;
+    }
+  } catch (error) {
+    throw asUnavailable(error);
+  } finally {
+    clearTimeout(timer);
+    end(socket);
+  }
+  const match = END.exec(held.toString('latin1'));
+  if (match === null) throw new HelperUnavailableError('was cut off in its answer');
+  const [last, status] = match;
+  const rest = held.length - last.length + (last.startsWith('\n') ? 1 : 0);
+  if (rest > 0) yield held.subarray(0, rest);
+  return Number(status);
+}
+
+function end(socket: Socket): void {
+  socket.on('error', () => undefined);
+  socket.destroy();
+}
+
+function asUnavailable(cause: unknown): Error {
+  if (cause instanceof HelperUnavailableError) return cause;
+  const { code, message } = cause as NodeJS.ErrnoException;
+  return new HelperUnavailableError(`cannot be reached: ${code ?? message}`, { cause });
+}
+
+/** Runs so many at once; the others in the order of asking. */
+function createTurns(atOnce: number): <T>(work: () => Promise<T>) => Promise<T> {
+  const waiting: (() => void)[] = [];
+  let running = 0;
+  return async (work) => {
+    if (running >= atOnce) await new Promise<void>((resolve) => waiting.push(resolve));
+    else running += 1;
+    try {
+      return await work();
+    } finally {
+      const next = waiting.shift();
+      if (next === undefined) running -= 1;
+      else next();
+    }
+  };
+}
