@@ -40,8 +40,8 @@ const ORDERED_FAILURES = 1;
 /** A replay goes over the whole log until that is longer than this, and then over its end. */
 const REPLAY_EVENTS = 4_000;
 
-/** Posts of one event that nobody replays, in one round, failed tries and crashes included. */
-const LIVE_POSTS_MAX = 3;
+/** Posts of one event that nobody replays, in one round: one that is refused, one that arrives, and one more a kill. */
+const LIVE_POSTS_MAX = 2;
 /** Between two looks at the cursors. */
 const LOOK_MS = 4;
 const DRAIN_TURNS = 10;
@@ -378,7 +378,8 @@ function findBeyond(book: WebhookBook): string[] {
   );
   for (const some of live.values()) {
     const [first] = some;
-    if (first === undefined || some.length <= LIVE_POSTS_MAX) continue;
+    const kills = book.kills.filter(({ round }) => round === first?.round).length;
+    if (first === undefined || some.length <= LIVE_POSTS_MAX + Math.max(1, kills)) continue;
     tooMany.push(`${names.get(first.webhook)} got ${first.position} ${some.length} times`);
   }
   return tooMany;
