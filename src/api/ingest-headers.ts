@@ -2,7 +2,6 @@ import type { IncomingMessage } from 'node:http';
 import { isIP, isIPv4, isIPv6 } from 'node:net';
 import { decodeWords } from 'postal-mime';
 import { REASONS, type Reason } from '../domain/quarantine-language.ts';
-import { decodeHeaderText, textOfLatin1 } from '../projections/mail-head.ts';
 import {
   distinctSymbols,
   namesToKeep,
@@ -10,7 +9,8 @@ import {
   reasonOf,
   symbolsOfText,
   toSymbol,
-} from './ingest-symbols.ts';
+} from '../domain/symbols.ts';
+import { decodeHeaderText, textOfLatin1 } from '../projections/mail-head.ts';
 import { invalid } from './input.ts';
 import { normaliseMailDomainName } from './mail-domain-name.ts';
 import { Timestamp } from './schemas.ts';

@@ -1,5 +1,12 @@
 import type { Reason } from '../domain/quarantine-language.ts';
 import {
+  distinctSymbols,
+  namesToKeep,
+  type RatedSymbol,
+  reasonOf,
+  toSymbol,
+} from '../domain/symbols.ts';
+import {
   type IngestEnvelope,
   isAddressOfHost,
   isNothing,
@@ -8,13 +15,6 @@ import {
   SCORE_FORM,
   scoreOf,
 } from './ingest-headers.ts';
-import {
-  distinctSymbols,
-  namesToKeep,
-  type RatedSymbol,
-  reasonOf,
-  toSymbol,
-} from './ingest-symbols.ts';
 import { invalid } from './input.ts';
 
 /** What rspamd says of a message that its mail server holds, or is about to hold. */

@@ -38,7 +38,7 @@ export async function findAnnouncements(
 ): Promise<ReadonlyMap<string, AnnouncedMail>> {
   const { rows } = await pool.query<{
     queue_id: string;
-    announced_at: Date;
+    announced_at: string;
     score: number | null;
     symbols: string[];
     reason: string;
@@ -53,7 +53,7 @@ export async function findAnnouncements(
       row.queue_id,
       {
         queueId: row.queue_id,
-        announcedAt: row.announced_at,
+        announcedAt: new Date(row.announced_at),
         score: row.score,
         symbols: row.symbols,
         reason: row.reason,

@@ -1,4 +1,4 @@
-import type { Reason } from '../domain/quarantine-language.ts';
+import type { Reason } from './quarantine-language.ts';
 
 /** A rule that spoke about a message; its score is null when only its name was told. */
 export type RatedSymbol = Readonly<{ name: string; score: number | null }>;

@@ -18,6 +18,7 @@ import {
 import type { Secrets } from '../secrets.ts';
 import type { HeldFile, HoldQueue, QueueEntry } from './hold-queue.ts';
 import type { MailLog } from './mail-log.ts';
+import type { Rspamd } from './rspamd.ts';
 
 type Deps = Readonly<{
   pool: pg.Pool;
@@ -27,6 +28,7 @@ type Deps = Readonly<{
   nodeId: string;
   queue: HoldQueue;
   mailLog: MailLog;
+  rspamd: Pick<Rspamd, 'check'> | null;
 }>;
 
 /** A held file that is not part of the quarantine yet. */
@@ -49,14 +51,19 @@ export async function addHeld(deps: Deps, find: Find, entry: QueueEntry): Promis
   const recipients = [...new Set(entry.recipients.map(normalise))];
   const groups = await groupRecipients(deps, recipients);
   const { file, announced } = find;
-  const scan: Scan = announced === null ? UNSCANNED : scanOf(announced);
+  const heldBy = heldByOf(deps.mailLog, find);
+  const sender = normalise(entry.sender);
+  const scan =
+    announced === null
+      ? await scanAgain(deps, file, { heldBy, sender, recipients, sizeBytes: read.sizeBytes })
+      : scanOf(announced);
   const expires = new Date(entry.arrivedAt.getTime() + retentionMsOf(groups));
   const data: AddedData = {
     node_id: nodeId,
     queue_id: file.queueId,
     store: 'postfix',
     queue_file: file.file,
-    held_by: heldByOf(deps.mailLog, find),
+    held_by: heldBy,
     size_bytes: read.sizeBytes,
     sha256: read.sha256,
     ...scan,
@@ -66,7 +73,7 @@ export async function addHeld(deps: Deps, find: Find, entry: QueueEntry): Promis
   };
   const head = readMailHead(read.head);
   const told = {
-    sender: normalise(entry.sender),
+    sender,
     subject: head?.subject ?? '',
     messageId: head?.messageId ?? null,
     clientIp: announced?.clientIp ?? null,
@@ -80,6 +87,25 @@ export async function addHeld(deps: Deps, find: Find, entry: QueueEntry): Promis
     commandId: commandIdOf(0, `add/${id}`),
   });
   return true;
+}
+
+/**
+ * What the filter held and did not announce, since an announcement was lost or, as for GTUBE, is never made, is shown to
+ * it again. What it did not hold stays unscanned, whatever it would say now.
+ */
+async function scanAgain(
+  { queue, rspamd }: Deps,
+  file: HeldFile,
+  of: Readonly<{
+    heldBy: HeldBy;
+    sender: string;
+    recipients: readonly string[];
+    sizeBytes: number;
+  }>,
+): Promise<Scan> {
+  if (of.heldBy !== 'filter' || rspamd === null) return UNSCANNED;
+  const bytes = await queue.open(file);
+  return (bytes && (await rspamd.check(of, bytes, of.sizeBytes))) ?? UNSCANNED;
 }
 
 /** What nobody has looked at; that is not a score of 0. */

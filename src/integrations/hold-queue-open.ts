@@ -13,6 +13,7 @@ import type { Outlet } from './outlet.ts';
 import { connectPostfixHelper } from './postfix-helper.ts';
 import { createPostfixOutlet } from './postfix-outlet.ts';
 import { postfixStore } from './postfix-store.ts';
+import type { Rspamd } from './rspamd.ts';
 
 export type PostfixSettings = Readonly<{
   /** Of the privileged helper. */
@@ -38,6 +39,8 @@ type Deps = Readonly<{
   clock: Clock;
   logger: Logger;
   nodeId: string;
+  /** Null: nothing can be asked of the filter. */
+  rspamd: Pick<Rspamd, 'check'> | null;
   /** Resolves when the read model of the quarantine has everything that the log has now. */
   caughtUp: () => Promise<boolean>;
 }>;

@@ -25,6 +25,7 @@ import { addHeld, type Find, scanOf } from './hold-queue-adding.ts';
 import type { MailLog } from './mail-log.ts';
 import { vanishedHow } from './postfix-outlet.ts';
 import type { HoldUsage } from './postfix-store.ts';
+import type { Rspamd } from './rspamd.ts';
 
 export type WatchDeps = Readonly<{
   pool: pg.Pool;
@@ -33,6 +34,8 @@ export type WatchDeps = Readonly<{
   clock: Clock;
   logger: Logger;
   nodeId: string;
+  /** Null: nothing can be asked of the filter. */
+  rspamd: Pick<Rspamd, 'check'> | null;
   queue: HoldQueue;
   mailLog: MailLog;
   /** Resolves when the read model of the quarantine has everything that the log has now. */

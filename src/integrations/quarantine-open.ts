@@ -14,7 +14,7 @@ import { type HoldQueueSide, openHoldQueueSide, type PostfixSettings } from './h
 import type { Outlet } from './outlet.ts';
 import { type JobRunner, startQuarantineJobs } from './quarantine-jobs.ts';
 import { type QuarantineWorker, startQuarantineWorker } from './quarantine-worker.ts';
-import { createRspamd } from './rspamd.ts';
+import { createRspamd, type Rspamd } from './rspamd.ts';
 import { createSmtpOutlet, type SmtpOutletDeps } from './smtp-outlet.ts';
 import { openSpool } from './spool.ts';
 
@@ -72,9 +72,8 @@ const ORPHANS_MAX = 100;
 export async function openQuarantine(deps: Deps, settings: Settings): Promise<Quarantine> {
   const { pool } = deps;
   const { nodeId } = settings;
-  const side = await openSide(deps, settings);
-  const { store, spool, holdQueue, outlet } = side;
   const rspamd = settings.rspamd === null ? null : createRspamd(settings.rspamd);
+  const { store, spool, holdQueue, outlet } = await openSide({ ...deps, rspamd }, settings);
   const worker = startQuarantineWorker({ ...deps, store, nodeId, outlet, rspamd });
   const jobs = startQuarantineJobs({
     ...deps,
@@ -99,7 +98,10 @@ export async function openQuarantine(deps: Deps, settings: Settings): Promise<Qu
   };
 }
 
-async function openSide(deps: Deps, settings: Settings): Promise<Side> {
+async function openSide(
+  deps: Deps & Readonly<{ rspamd: Rspamd | null }>,
+  settings: Settings,
+): Promise<Side> {
   if (settings.postfix !== null) {
     const { nodeId, postfix, lookMs } = settings;
     const caughtUp = async () =>

@@ -1,10 +1,15 @@
 import http, { type IncomingMessage } from 'node:http';
 import https from 'node:https';
 import { pipeline, Readable } from 'node:stream';
+import { z } from 'zod';
+import type { Scan } from '../domain/quarantine-language.ts';
+import { distinctSymbols, namesToKeep, reasonOf } from '../domain/symbols.ts';
 import { oneLine } from './one-line.ts';
 
 const TIMEOUT_MS = 30_000;
 const REPLY_BYTES_MAX = 4_096;
+const CHECK_BYTES_MAX = 1_048_576;
+const SCORE_MAX = 1_000_000;
 /** Only the status tells: the words "already learned" also come with a 404 that learned nothing. */
 const OUTCOMES: Readonly<Record<number, Learned['outcome']>> = {
   200: 'learned',
@@ -29,7 +34,14 @@ export type Rspamd = Readonly<{
    * with the bytes, too, is `unavailable`. Nothing that it returns has the password in it.
    */
   learn: (kind: 'spam' | 'ham', bytes: Bytes, sizeBytes: number) => Promise<Learned>;
+  /**
+   * What the filter finds in a message now (`POST /checkv2`), which decides nothing. Null when it cannot tell.
+   * Never rejects.
+   */
+  check: (from: Envelope, bytes: Bytes, sizeBytes: number) => Promise<Scan | null>;
 }>;
+
+type Envelope = Readonly<{ sender: string; recipients: readonly string[] }>;
 
 export type RspamdOptions = Readonly<{
   /** Of the controller worker, such as `http://127.0.0.1:11334`. */
@@ -47,23 +59,36 @@ export type RspamdOptions = Readonly<{
 export function createRspamd({ url, password, timeoutMs = TIMEOUT_MS }: RspamdOptions): Rspamd {
   const base = url.endsWith('/') ? url : `${url}/`;
   const targets = { spam: new URL('learnspam', base), ham: new URL('learnham', base) };
+  const checking = new URL('checkv2', base);
   // A header carries bytes, which Node takes as the characters of Latin-1.
   const secret = password === null ? null : Buffer.from(password).toString('latin1');
   if (secret !== null) http.validateHeaderValue('Password', secret);
   const tell = (text: string) =>
     oneLine(password === null || password === '' ? text : text.replaceAll(password, '[redacted]'));
+  const headersOf = (sizeBytes: number) => ({
+    'Content-Length': sizeBytes,
+    'Content-Type': 'message/rfc822',
+    ...(secret === null ? {} : { Password: secret }),
+  });
   return {
+    async check({ sender, recipients }, bytes, sizeBytes) {
+      const signal = AbortSignal.timeout(timeoutMs);
+      const headers = { ...headersOf(sizeBytes), From: field(sender), Rcpt: recipients.map(field) };
+      try {
+        const response = await post({ url: checking, headers, signal }, bytes, sizeBytes);
+        if (response.statusCode !== 200) return null;
+        return scanIn(await readSome(response, CHECK_BYTES_MAX));
+      } catch {
+        return null;
+      }
+    },
     async learn(kind, bytes, sizeBytes) {
       const signal = AbortSignal.timeout(timeoutMs);
-      const headers = {
-        'Content-Length': sizeBytes,
-        'Content-Type': 'message/rfc822',
-        ...(secret === null ? {} : { Password: secret }),
-      };
+      const headers = headersOf(sizeBytes);
       try {
         const response = await post({ url: targets[kind], headers, signal }, bytes, sizeBytes);
         const status = response.statusCode ?? 0;
-        const reply = tell(await readSome(response));
+        const reply = tell(await readSome(response, REPLY_BYTES_MAX));
         return { outcome: OUTCOMES[status] ?? 'unavailable', status, reply };
       } catch (error) {
         const what = signal.aborted ? `no answer within ${timeoutMs} ms` : describe(error);
@@ -73,9 +98,27 @@ export function createRspamd({ url, password, timeoutMs = TIMEOUT_MS }: RspamdOp
   };
 }
 
+/** As far as a header of HTTP can carry it; the filter does without what it cannot. */
+const field = (address: string): string => address.replace(/[^\x21-\x7e]/g, '');
+
+const Checked = z.object({
+  score: z.number().min(-SCORE_MAX).max(SCORE_MAX),
+  symbols: z.record(z.string(), z.object({ score: z.number() })).catch({}),
+});
+
+function scanIn(reply: string): Scan | null {
+  const parsed = Checked.safeParse(JSON.parse(reply));
+  if (!parsed.success) return null;
+  const { score, symbols: found } = parsed.data;
+  const symbols = distinctSymbols(
+    Object.entries(found).map(([name, symbol]) => ({ name, score: symbol.score })),
+  );
+  return { score, symbols: namesToKeep(symbols), reason: reasonOf(symbols, score) };
+}
+
 type Target = Readonly<{
   url: URL;
-  headers: Readonly<Record<string, string | number>>;
+  headers: Readonly<Record<string, string | number | string[]>>;
   signal: AbortSignal;
 }>;
 
@@ -107,19 +150,19 @@ function exactly(sizeBytes: number) {
 }
 
 /** The begin of the text. The status has come already, so text that breaks off changes nothing. */
-async function readSome(response: IncomingMessage): Promise<string> {
+async function readSome(response: IncomingMessage, bytesMax: number): Promise<string> {
   const chunks: Buffer[] = [];
   let size = 0;
   try {
     for await (const chunk of response as AsyncIterable<Buffer>) {
       chunks.push(chunk);
       size += chunk.length;
-      if (size >= REPLY_BYTES_MAX) break;
+      if (size >= bytesMax) break;
     }
   } catch {
     response.destroy();
   }
-  return Buffer.concat(chunks).subarray(0, REPLY_BYTES_MAX).toString();
+  return Buffer.concat(chunks).subarray(0, bytesMax).toString();
 }
 
 /** An error of several addresses has no message of its own. */

@@ -63,6 +63,7 @@ export type GatewayOptions = Readonly<{
   dataDir?: string;
   smtp?: Overrides['smtp'];
   webhooks?: Overrides['webhooks'];
+  holdQueueLookMs?: number;
 }>;
 
 /** The whole program in this process on a database of its own, replies checked against their schemas. */
@@ -87,6 +88,7 @@ export async function startTestGateway(options: GatewayOptions = {}): Promise<Te
     ...(options.clock === undefined ? {} : { clock: options.clock }),
     ...(options.smtp === undefined ? {} : { smtp: options.smtp }),
     ...(options.webhooks === undefined ? {} : { webhooks: options.webhooks }),
+    ...(options.holdQueueLookMs === undefined ? {} : { holdQueueLookMs: options.holdQueueLookMs }),
   });
   let names = 0;
 
