@@ -1,12 +1,10 @@
 import { execFile } from 'node:child_process';
-import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
-import { type AddressInfo, createServer } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { startTestGateway, type TestGateway } from '../support/gateway.ts';
-import { type MailHost, missingPrograms, startMailHost } from '../support/mail-host.ts';
+import { freePort, type MailHost, missingPrograms, startMailHost } from '../support/mail-host.ts';
 import { type SmtpSink, startSmtpSink } from '../support/smtp-sink.ts';
 
 const PASSWORD = 'the ingest password of the journey';
@@ -25,14 +23,6 @@ const run = promisify(execFile);
 const missing = missingPrograms();
 if (missing.length > 0) {
   process.stdout.write(`the hold queue's journey is skipped: no ${missing.join(', ')}\n`);
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as AddressInfo;
-  await once(server.close(), 'close');
-  return port;
 }
 
 describe.skipIf(missing.length > 0)('held mail of a real Postfix and rspamd', () => {

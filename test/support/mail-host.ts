@@ -277,6 +277,8 @@ async function settleAll(all: readonly Promise<void>[]): Promise<void> {
   for (const one of await Promise.allSettled(all)) if (one.status === 'rejected') throw one.reason;
 }
 
+export const freePort = async (): Promise<number> => (await freePorts(1))[0] ?? 0;
+
 /** Held open together, so that no two are the same. */
 async function freePorts(count: number): Promise<number[]> {
   const servers = Array.from({ length: count }, () => createServer().listen(0, '127.0.0.1'));
