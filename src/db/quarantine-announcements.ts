@@ -12,6 +12,8 @@ export type AnnouncedMail = Readonly<{
 
 /** By then the mail is in the hold queue, or was never put there. */
 const KEPT_MS = 3_600_000;
+/** Of one node; a mail server holds no more at once than it can have announced. */
+const KEPT_MAX = 100_000;
 
 /** Notes an announcement durably; a later one of the same queue id takes its place. */
 export async function saveAnnouncement(
@@ -75,11 +77,13 @@ export async function dropAnnouncements(
   );
 }
 
-/** Forgets what was announced and never held: mail that went another way. Returns how many. */
-export async function purgeAnnouncements(pool: pg.Pool, now: Date): Promise<number> {
-  const { rowCount } = await pool.query(
-    'delete from quarantine_announcements where announced_at < $1',
-    [new Date(now.getTime() - KEPT_MS)],
+/** Forgets what was announced and never held: mail that went another way, and the oldest of far too many. */
+export async function purgeAnnouncements(pool: pg.Pool, nodeId: string, now: Date): Promise<void> {
+  await pool.query(
+    `delete from quarantine_announcements
+     where node_id = $1 and announced_at <= greatest($2::timestamptz, (
+       select announced_at from quarantine_announcements where node_id = $1
+       order by announced_at desc offset $3 limit 1))`,
+    [nodeId, new Date(now.getTime() - KEPT_MS), KEPT_MAX],
   );
-  return rowCount ?? 0;
 }

@@ -68,7 +68,8 @@ export async function openHoldQueueSide(
   const settings = readSettings(queue);
   const mailLog = await followMailLog({ path, logger });
   const watch = startHoldQueueWatch({ ...deps, queue, mailLog, lookMs });
-  await settings.read();
+  // Not waited for: a helper that hangs must not keep the gateway from its other work.
+  void settings.read();
   return {
     store: postfixStore({ log, queue, usage: watch.usage }),
     outlet: createPostfixOutlet({

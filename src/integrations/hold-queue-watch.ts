@@ -152,7 +152,7 @@ async function look(deps: WatchDeps, watch: Watch): Promise<boolean> {
   await noteScans(deps, messages);
   await noteGone(deps, watch, missing);
   const isMore = await takeIn(deps, watch, unknown);
-  await purgeAnnouncements(deps.pool, deps.clock.now());
+  await purgeAnnouncements(deps.pool, deps.nodeId, deps.clock.now());
   return isMore;
 }
 

@@ -41,7 +41,7 @@ export type HoldQueue = Readonly<{
 }>;
 
 /** Short and long queue ids of Postfix (postconf(5), enable_long_queue_ids). */
-export const QUEUE_ID = /^(?:[0-9A-F]{6,20}|[0-9B-DF-HJ-NP-TV-Zb-df-hj-np-tv-z]{11,30})$/;
+const QUEUE_ID = /^(?:[0-9A-F]{6,20}|[0-9B-DF-HJ-NP-TV-Zb-df-hj-np-tv-z]{11,30})$/;
 const HELD_LINE = /^(\S+) (\d+) (\d+\.\d+)$/;
 /** As many as the helper takes at once. */
 const BATCH_MAX = 1_000;

@@ -48,10 +48,8 @@ type Deps = Readonly<{
   logger: Logger;
   nodeId: string;
   worker: QuarantineWorker;
-  /** Whether bounces can be sent at all. */
-  canReject: boolean;
-  /** Whether a release needs backend servers of our own knowing. */
-  needsRoutes: boolean;
+  /** Whether there is a relay for bounces of our own. */
+  canBounce: boolean;
 }>;
 
 export type JobRunner = Readonly<{ wake: () => void; stop: () => Promise<void> }>;
@@ -200,12 +198,14 @@ async function actOn(deps: Deps, job: JobRow<BulkRequest>, id: string): Promise<
 async function requirePossible(
   deps: Deps,
   { action }: BulkRequest,
-  { disclosed }: OpenedHistory,
+  { disclosed, held }: OpenedHistory,
 ): Promise<void> {
-  if (action === 'reject' && (!deps.canReject || !disclosed.sender)) {
+  // From a hold queue the mail server sends notices, and knows its own routes.
+  const canReject = disclosed.sender && (held !== null || deps.canBounce);
+  if (action === 'reject' && !canReject) {
     throw new DomainError('state_conflict', 'No SMTP relay is set, or there is no sender');
   }
-  if (action !== 'release' || !deps.needsRoutes) return;
+  if (action !== 'release' || held !== null) return;
   for (const { mail_domain: id } of disclosed.recipients) {
     if (id === null || (await findBackends(deps.pool, id)).length === 0) {
       throw new DomainError('no_route', 'No backend server');

@@ -3,6 +3,7 @@ import type { Logger } from 'pino';
 import type { Clock } from '../clock.ts';
 import type { MessageSpool, MessageStore } from '../domain/message-store.ts';
 import type { EventLog } from '../eventlog/eventlog.ts';
+import { findInHoldQueue } from '../projections/hold-queue.ts';
 import type { Projector } from '../projections/projector.ts';
 import {
   countIntents,
@@ -10,6 +11,7 @@ import {
   hasMessages,
 } from '../projections/quarantine-work.ts';
 import type { Secrets } from '../secrets.ts';
+import { eitherPlace } from './either-place.ts';
 import { type HoldQueueSide, openHoldQueueSide, type PostfixSettings } from './hold-queue-open.ts';
 import type { Outlet } from './outlet.ts';
 import { type JobRunner, startQuarantineJobs } from './quarantine-jobs.ts';
@@ -79,8 +81,7 @@ export async function openQuarantine(deps: Deps, settings: Settings): Promise<Qu
     ...deps,
     nodeId,
     worker,
-    canReject: holdQueue !== null || settings.smtpRelay !== null,
-    needsRoutes: holdQueue === null,
+    canBounce: settings.smtpRelay !== null,
   });
   return {
     store,
@@ -102,20 +103,28 @@ async function openSide(
   deps: Deps & Readonly<{ rspamd: Rspamd | null }>,
   settings: Settings,
 ): Promise<Side> {
-  if (settings.postfix !== null) {
-    const { nodeId, postfix, lookMs } = settings;
-    const caughtUp = async () =>
-      deps.projector.caughtUp((await deps.log.head()).position, ['quarantine']);
-    const holdQueue = await openHoldQueueSide(
-      { ...deps, nodeId, caughtUp },
-      { ...postfix, lookMs },
-    );
-    return { store: holdQueue.store, spool: null, holdQueue, outlet: holdQueue.outlet };
-  }
+  const { smtpRelay: relay, smtp, nodeId, postfix, lookMs } = settings;
   const spool = await openSweptSpool(deps, settings);
-  const { smtpRelay: relay, smtp, nodeId } = settings;
   const outlet = createSmtpOutlet({ ...deps, store: spool, nodeId, relay, smtp });
-  return { store: spool, spool, holdQueue: null, outlet };
+  if (postfix === null) {
+    await requireNoneInHoldQueue(deps, nodeId);
+    return { store: spool, spool, holdQueue: null, outlet };
+  }
+  const caughtUp = async () =>
+    deps.projector.caughtUp((await deps.log.head()).position, ['quarantine']);
+  const holdQueue = await openHoldQueueSide({ ...deps, nodeId, caughtUp }, { ...postfix, lookMs });
+  const both = eitherPlace(deps.log, { spool: { store: spool, outlet }, holdQueue });
+  return { ...both, spool: null, holdQueue };
+}
+
+/** Without its mail server nothing could be done to them, and they would be taken for gone. */
+async function requireNoneInHoldQueue({ pool }: Deps, nodeId: string): Promise<void> {
+  const { length } = await findInHoldQueue(pool, nodeId);
+  if (length === 0) return;
+  throw new Error(
+    `${length} messages are in the hold queue of Postfix: set MAILGUARD_QUARANTINE_STORE=postfix until they are ` +
+      'released, discarded or gone from there.',
+  );
 }
 
 async function openSweptSpool({ pool, logger }: Deps, settings: Settings): Promise<MessageSpool> {

@@ -20,7 +20,7 @@ create table quarantine_announcements (
   client_ip text,
   primary key (node_id, queue_id)
 );
-create index quarantine_announcements_oldest on quarantine_announcements (announced_at);
+create index quarantine_announcements_oldest on quarantine_announcements (node_id, announced_at);
 
 do $$
 begin
