@@ -72,7 +72,8 @@ export type FilterWish = Readonly<{
 type Nothing = Readonly<Record<string, never>>;
 type Attempt = Readonly<{ attempt: number; recipients: readonly number[] }>;
 type Ended = Readonly<{ attempt: number; results: readonly TransferResult[] }>;
-type Deferred = Ended & Readonly<{ retry_at: string }>;
+/** `has_left`: the mail server has it and goes on by itself; it is looked at again then. */
+type Deferred = Ended & Readonly<{ retry_at: string; has_left?: true }>;
 type Failed = Ended & Readonly<{ cause: FailureCause }>;
 
 /** Why an action that needed another server ended without it. */

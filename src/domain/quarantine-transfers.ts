@@ -54,7 +54,8 @@ export function finishTransfer(
   if (!state.isStarted || state.attempt !== command.attempt) {
     throw new DomainError('state_conflict', 'This try has ended already.');
   }
-  const { attempt, results, replies, now, cause, hasLeft = false } = command;
+  const { attempt, results, replies, now, cause } = command;
+  const hasLeft = command.hasLeft === true || state.hasLeft;
   const personal: PersonalMember[] = [{ name: 'replies', value: replies, class: 'content' }];
   const ended = { attempt, results };
   const after = withResults(state, results);
@@ -65,7 +66,7 @@ export function finishTransfer(
     const at = new Date(Date.parse(now) + seconds * 1_000).toISOString();
     // Six digits, as every time in the log.
     const retryAt = `${at.slice(0, -1)}000Z`;
-    const data = { ...ended, retry_at: retryAt };
+    const data = { ...ended, retry_at: retryAt, ...(hasLeft ? { has_left: true as const } : {}) };
     return [{ type: `quarantine.${verb}_deferred`, data, personal }];
   }
   if (cause === null && left === 'refused' && hasLeft && verb === 'release') {

@@ -40,6 +40,8 @@ export type QuarantinedMessage = Readonly<{
   /** Tries of the transfer under way, and whether the last one has no end yet. */
   attempt: number;
   isStarted: boolean;
+  /** Whether the mail server that held it has let it go: it cannot be held again by a failure. */
+  hasLeft: boolean;
   /** Whether a filter's findings are known. */
   isScanned: boolean;
 }>;
@@ -52,6 +54,7 @@ const initialState: QuarantinedMessage = {
   refused: [],
   attempt: 0,
   isStarted: false,
+  hasLeft: false,
   isScanned: false,
 };
 
@@ -73,9 +76,9 @@ function evolve(state: QuarantinedMessage, event: QuarantineEvent): QuarantinedM
     case 'quarantine.reject_interrupted':
       return { ...state, isStarted: false };
     case 'quarantine.release_deferred':
-      return withResults(state, event.data.results);
+      return { ...withResults(state, event.data.results), hasLeft: leftAfter(state, event) };
     case 'quarantine.reject_deferred':
-      return { ...state, isStarted: false };
+      return { ...state, isStarted: false, hasLeft: leftAfter(state, event) };
     case 'quarantine.released':
       return { ...withResults(state, event.data.results), state: 'released' };
     case 'quarantine.undelivered':
@@ -102,6 +105,11 @@ function evolve(state: QuarantinedMessage, event: QuarantineEvent): QuarantinedM
       return state;
   }
 }
+
+const leftAfter = (
+  { hasLeft }: QuarantinedMessage,
+  { data }: Readonly<{ data: Readonly<{ has_left?: true }> }>,
+): boolean => hasLeft || data.has_left === true;
 
 const begun = (state: QuarantinedMessage, wanted: readonly number[] | null) => ({
   ...state,

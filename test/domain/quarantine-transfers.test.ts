@@ -285,3 +285,62 @@ describe('FinishTransfer of a try that is not under way', () => {
       .refuses('state_conflict'),
   );
 });
+
+describe('FinishTransfer of a message that its mail server has let go', () => {
+  const gone = (attempt: number, outcomes: Readonly<Record<number, Fared>>): QuarantineCommand => ({
+    ...(finish(attempt, outcomes) as Extract<QuarantineCommand, { type: 'FinishTransfer' }>),
+    hasLeft: true,
+  });
+  const onItsWay = (attempt: number, outcomes: Record<number, Fared>, seconds: number) =>
+    ({
+      type: 'quarantine.release_deferred',
+      data: {
+        ...{ attempt, results: results(outcomes), retry_at: inSeconds(seconds) },
+        has_left: true,
+      },
+    }) as const satisfies QuarantineEvent;
+
+  it('is looked at again while one is deferred, and says that it has left', () =>
+    message(...ALL)
+      .when(gone(1, { 0: 'accepted', 1: 'deferred', 2: 'accepted' }))
+      .records({
+        ...onItsWay(1, { 0: 'accepted', 1: 'deferred', 2: 'accepted' }, RETRY_SECONDS[0]!),
+        personal: told,
+      }));
+  it('is looked at for as long as the mail server tries: nothing is given up', () => {
+    const attempt = RETRY_SECONDS.length + 20;
+    message(added, releaseAsked([0]), started(attempt, 0))
+      .when(gone(attempt, { 0: 'deferred' }))
+      .records({
+        ...onItsWay(attempt, { 0: 'deferred' }, RETRY_SECONDS.at(-1)!),
+        personal: told,
+      });
+  });
+  it('stays gone when the mail server cannot be asked later', () => {
+    const attempt = RETRY_SECONDS.length + 1;
+    message(
+      ...[added, releaseAsked([0]), started(1, 0), onItsWay(1, { 0: 'deferred' }, 5)],
+      started(attempt, 0),
+    )
+      .when(finish(attempt, { 0: 'deferred' }))
+      .records({
+        ...onItsWay(attempt, { 0: 'deferred' }, RETRY_SECONDS.at(-1)!),
+        personal: told,
+      });
+  });
+  it('is undelivered when one was refused and nobody is left', () =>
+    message(...ALL)
+      .when(gone(1, { 0: 'accepted', 1: 'refused', 2: 'accepted' }))
+      .records({
+        type: 'quarantine.undelivered',
+        data: { attempt: 1, results: results({ 0: 'accepted', 1: 'refused', 2: 'accepted' }) },
+        personal: told,
+      }));
+  it('is released when all have it', () =>
+    message(...ALL)
+      .when(gone(1, { 0: 'accepted', 1: 'accepted', 2: 'accepted' }))
+      .records({
+        ...ended('released', 1, { 0: 'accepted', 1: 'accepted', 2: 'accepted' }),
+        personal: told,
+      }));
+});

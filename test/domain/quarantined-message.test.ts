@@ -277,6 +277,34 @@ describe('Vanish', () => {
   );
 });
 
+describe('Vanish of a message that its mail server knew', () => {
+  it('says what its log says', () =>
+    message(added)
+      .when({ type: 'Vanish', how: 'removed' })
+      .records({ type: 'quarantine.vanished', data: { how: 'removed' } }));
+});
+
+describe('NoteScan', () => {
+  const unscanned: QuarantineEvent = {
+    type: 'quarantine.added',
+    data: { ...addedData, score: null, symbols: [], reason: 'unscanned' },
+  };
+  const scan = { score: 17.5, symbols: ['LATE'], reason: 'spam' } as const;
+  const scanned: QuarantineEvent = { type: 'quarantine.scanned', data: scan };
+
+  it('is added to one that nobody had looked at', () =>
+    message(unscanned).when({ type: 'NoteScan', scan }).records(scanned));
+  it.each([
+    ['was looked at before', [added]],
+    ['has it already', [unscanned, scanned]],
+    ['has ended', [unscanned, vanished]],
+  ] as const)('is not added to one that %s', (_, past) =>
+    message(...past)
+      .when({ type: 'NoteScan', scan })
+      .recordsNothing(),
+  );
+});
+
 describe('the ways of this test', () => {
   it('lead where they say', ({ expect }) => {
     for (const [state, past] of Object.entries(WAYS)) {
