@@ -31,6 +31,12 @@ type Deps = Readonly<{
   rspamd: Pick<Rspamd, 'check'> | null;
 }>;
 
+/** How far the mail log may be behind the queue. */
+export const LOG_BEHIND_MS = 1_500;
+const FRESH_MS = 60_000;
+/** Announcements may come some seconds before the file; those that are older are of another message. */
+const EARLY_MS = 60_000;
+
 /** A held file that is not part of the quarantine yet. */
 export type Find = Readonly<{
   file: HeldFile;
@@ -51,7 +57,7 @@ export async function addHeld(deps: Deps, find: Find, entry: QueueEntry): Promis
   const recipients = [...new Set(entry.recipients.map(normalise))];
   const groups = await groupRecipients(deps, recipients);
   const { file, announced } = find;
-  const heldBy = heldByOf(deps.mailLog, find);
+  const heldBy = await heldByOf(deps, find);
   const sender = normalise(entry.sender);
   const scan =
     announced === null
@@ -108,6 +114,10 @@ async function scanAgain(
   return (bytes && (await rspamd.check(of, bytes, of.sizeBytes))) ?? UNSCANNED;
 }
 
+/** Whether an announcement can be of the message that came at this time. */
+export const isOf = ({ announcedAt }: AnnouncedMail, mtime: string): boolean =>
+  announcedAt.getTime() >= Number(mtime) * 1_000 - EARLY_MS;
+
 /** What nobody has looked at; that is not a score of 0. */
 const UNSCANNED: Scan = { score: null, symbols: [], reason: 'unscanned' };
 
@@ -117,9 +127,18 @@ export const scanOf = ({ score, symbols, reason }: AnnouncedMail): Scan => ({
   reason: reason as Reason,
 });
 
-function heldByOf(mailLog: MailLog, { file, announced }: Find): HeldBy {
-  const said = mailLog.factsOf(file.queueId)?.heldBy;
-  return said ?? (announced === null ? 'unknown' : 'filter');
+/** The log is read a moment later than the queue; of what has come long ago it says nothing new. */
+async function heldByOf(
+  { mailLog, clock }: Pick<Deps, 'mailLog' | 'clock'>,
+  { file, announced }: Find,
+): Promise<HeldBy> {
+  const arrivedMs = Number(file.file.mtime) * 1_000;
+  const { queueId } = file;
+  const isFresh = clock.nowMs() - arrivedMs < FRESH_MS;
+  const facts = isFresh
+    ? await mailLog.wait(queueId, (said) => said?.heldBy != null, LOG_BEHIND_MS)
+    : mailLog.factsOf(queueId);
+  return facts?.heldBy ?? (announced === null ? 'unknown' : 'filter');
 }
 
 function idOf(nodeId: string, { file: { queueId, file }, episode }: Find): string {

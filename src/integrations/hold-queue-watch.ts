@@ -3,7 +3,6 @@ import type pg from 'pg';
 import type { Logger } from 'pino';
 import type { Clock } from '../clock.ts';
 import {
-  type AnnouncedMail,
   dropAnnouncements,
   findAnnouncements,
   purgeAnnouncements,
@@ -21,7 +20,7 @@ import {
 } from '../projections/hold-queue.ts';
 import type { Secrets } from '../secrets.ts';
 import type { HeldFile, HoldQueue } from './hold-queue.ts';
-import { addHeld, type Find, scanOf } from './hold-queue-adding.ts';
+import { addHeld, type Find, isOf, LOG_BEHIND_MS, scanOf } from './hold-queue-adding.ts';
 import type { MailLog } from './mail-log.ts';
 import { vanishedHow } from './postfix-outlet.ts';
 import type { HoldUsage } from './postfix-store.ts';
@@ -64,8 +63,8 @@ const SIGHTINGS = 2;
 const ADDED_AT_ONCE = 4;
 /** In one look; the others come with the next, at once. */
 const ADDED_MAX = 200;
-/** Announcements may come some seconds before the file; those that are older are of another message. */
-const EARLY_MS = 60_000;
+/** Of those that have gone, told in one look; the others are told by the next. */
+const GONE_MAX = 100;
 
 type Watch = {
   readonly misses: Map<string, number>;
@@ -183,14 +182,16 @@ async function noteGone(
   const idle = missing.filter(({ state }) => state === 'held' || state === 'release_failed');
   const ids = new Set(idle.map(({ id }) => id));
   for (const id of watch.misses.keys()) if (!ids.has(id)) watch.misses.delete(id);
-  for (const message of idle) {
-    const misses = (watch.misses.get(message.id) ?? 0) + 1;
-    watch.misses.set(message.id, misses);
-    if (misses < MISSES) continue;
-    const facts = deps.mailLog.factsOf(message.queueId);
-    await tell(deps, message, { type: 'Vanish', how: vanishedHow(facts?.left ?? null) });
-    watch.misses.delete(message.id);
-  }
+  for (const { id } of idle) watch.misses.set(id, (watch.misses.get(id) ?? 0) + 1);
+  const gone = idle.filter(({ id }) => (watch.misses.get(id) ?? 0) >= MISSES).slice(0, GONE_MAX);
+  await Promise.all(
+    gone.map(async (message) => {
+      const { queueId } = message;
+      const facts = await deps.mailLog.wait(queueId, (said) => said?.left != null, LOG_BEHIND_MS);
+      await tell(deps, message, { type: 'Vanish', how: vanishedHow(facts?.left ?? null) });
+      watch.misses.delete(message.id);
+    }),
+  );
 }
 
 /** Only if nothing has happened to it since: an action that has begun finds out by itself. */
@@ -283,10 +284,6 @@ const refusedOf =
     refused.add(keyOf(file));
     return false;
   };
-
-/** Whether an announcement can be of the message that came at this time. */
-const isOf = ({ announcedAt }: AnnouncedMail, mtime: string): boolean =>
-  announcedAt.getTime() >= Number(mtime) * 1_000 - EARLY_MS;
 
 function groupByFile(
   messages: readonly QueuedMessage[],

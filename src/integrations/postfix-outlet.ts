@@ -51,7 +51,7 @@ async function release(
   if (held === null || wanted === null) return GONE;
   const heldMs = deps.clock.nowMs() - Date.parse(history.arrivedAt);
   const isOld = heldMs > (await deps.lifetimeMs()) * OLD_SHARE;
-  const now = await letGo(deps, held, isOld ? 'requeue' : 'release');
+  const now = await letGo(deps, history, isOld ? 'requeue' : 'release');
   if (!('queueId' in now)) return { ...GONE, how: now.gone };
   const facts = await deps.mailLog.wait(
     now.queueId,
@@ -79,15 +79,16 @@ type LetGo = Readonly<{ queueId: string } | { gone: VanishedHow }>;
 
 async function letGo(
   deps: PostfixOutletDeps,
-  held: HeldFile,
+  { held, arrivedAt }: Pick<OpenedHistory, 'held' | 'arrivedAt'>,
   verb: Extract<HoldVerb, 'release' | 'requeue' | 'bounce'>,
 ): Promise<LetGo> {
+  if (held === null) return { gone: 'unknown' };
   const { queueId } = held;
   const outcome = await deps.queue.act(verb, held);
   requireSaid(outcome, queueId);
   if (outcome === 'differs') return { gone: 'unknown' };
   if (outcome === 'done' && verb !== 'requeue') await hurry(deps, queueId);
-  const left = outcome === 'done' ? LEFT_BY[verb] : await leftBefore(deps, queueId);
+  const left = outcome === 'done' ? LEFT_BY[verb] : await leftBefore(deps, held, arrivedAt);
   if (left === 'removed' || left === null) return { gone: left ?? 'unknown' };
   if (left !== 'requeued') return { queueId };
   const facts = await deps.mailLog.wait(
@@ -103,13 +104,16 @@ const LEFT_BY = { release: 'released', requeue: 'requeued', bounce: 'expired' } 
 /** What the log says of a message that is not held any more; null when nobody knows. */
 async function leftBefore(
   { queue, mailLog }: PostfixOutletDeps,
-  queueId: string,
+  { queueId }: HeldFile,
+  arrivedAt: string,
 ): Promise<NonNullable<LogFacts['left']> | null> {
   const facts = await mailLog.wait(queueId, (said) => said?.left != null, SECOND_LOOK_MS);
+  // Deliveries alone are no sign: they may be of another message, which came under the same id.
   if (facts?.left != null) return facts.left;
-  if (facts !== null && (facts.recipients.size > 0 || facts.isBounced)) return 'released';
-  // The log may have been turned over; the queue still knows what is under way.
-  return (await queue.list()).has(queueId) ? 'released' : null;
+  // The log may have been turned over; the queue still knows what is under way, and since when.
+  const entry = (await queue.list()).get(queueId);
+  const isSame = entry !== undefined && entry.queueName !== 'hold';
+  return isSame && entry.arrivedAt.getTime() === Date.parse(arrivedAt) ? 'released' : null;
 }
 
 /** It would go by itself, some minutes later. */
@@ -121,11 +125,11 @@ async function hurry({ queue, logger }: PostfixOutletDeps, queueId: string): Pro
 
 async function reject(
   deps: PostfixOutletDeps,
-  { held, disclosed }: OpenedHistory,
+  { held, disclosed, arrivedAt }: OpenedHistory,
   signal: AbortSignal,
 ): Promise<Tried> {
   if (held === null) return GONE;
-  const now = await letGo(deps, held, 'bounce');
+  const now = await letGo(deps, { held, arrivedAt }, 'bounce');
   if (!('queueId' in now)) return { ...GONE, how: now.gone };
   const facts = await deps.mailLog.wait(
     now.queueId,
@@ -148,14 +152,14 @@ async function reject(
 
 async function discard(
   deps: PostfixOutletDeps,
-  { held }: OpenedHistory,
+  { held, arrivedAt }: OpenedHistory,
 ): Promise<VanishedHow | null> {
   if (held === null) return 'unknown';
   const outcome = await deps.queue.act('discard', held);
   requireSaid(outcome, held.queueId);
   if (outcome === 'done') return null;
   if (outcome === 'differs') return 'unknown';
-  const left = await leftBefore(deps, held.queueId);
+  const left = await leftBefore(deps, held, arrivedAt);
   // A try that a crash cut off has removed it, or somebody else did what was asked for.
   if (left === 'removed') return null;
   return vanishedHow(left);
