@@ -43,6 +43,8 @@ export type Find = Readonly<{
   announced: AnnouncedMail | null;
   /** How often this very file was part of the quarantine before, and has left it. */
   episode: number;
+  /** By the process's own timer: until then the mail log is waited for. */
+  logUntilMs: number;
 }>;
 
 /**
@@ -130,14 +132,16 @@ export const scanOf = ({ score, symbols, reason }: AnnouncedMail): Scan => ({
 /** The log is read a moment later than the queue; of what has come long ago it says nothing new. */
 async function heldByOf(
   { mailLog, clock }: Pick<Deps, 'mailLog' | 'clock'>,
-  { file, announced }: Find,
+  { file, announced, logUntilMs }: Find,
 ): Promise<HeldBy> {
   const arrivedMs = Number(file.file.mtime) * 1_000;
   const { queueId } = file;
   const isFresh = clock.nowMs() - arrivedMs < FRESH_MS;
-  const facts = isFresh
-    ? await mailLog.wait(queueId, (said) => said?.heldBy != null, LOG_BEHIND_MS)
-    : mailLog.factsOf(queueId);
+  const leftMs = isFresh ? logUntilMs - performance.now() : 0;
+  const facts =
+    leftMs > 0
+      ? await mailLog.wait(queueId, (said) => said?.heldBy != null, leftMs)
+      : mailLog.factsOf(queueId);
   return facts?.heldBy ?? (announced === null ? 'unknown' : 'filter');
 }
 

@@ -224,14 +224,16 @@ async function takeIn(
   for (const key of watch.refused) if (!keys.has(key)) watch.refused.delete(key);
   if (unknown.length === 0) return false;
   const ids = unknown.map(({ queueId }) => queueId);
-  const announced = await findAnnouncements(deps.pool, deps.nodeId, ids);
+  const announcements = await findAnnouncements(deps.pool, deps.nodeId, ids);
   const ended = groupByFile(await findOutOfHoldQueue(deps.pool, deps.nodeId, ids));
   const ready: Find[] = [];
+  // All of one look together, or many of which it says nothing would take for ever.
+  const logUntilMs = performance.now() + LOG_BEHIND_MS;
   for (const file of unknown) {
     const sightings = (watch.sightings.get(keyOf(file)) ?? 0) + 1;
     watch.sightings.set(keyOf(file), sightings);
     const before = ended.get(keyOf(file)) ?? [];
-    const announcement = announced.get(file.queueId);
+    const announcement = announcements.get(file.queueId);
     const isAnnounced = announcement !== undefined && isOf(announcement, file.file.mtime);
     // One that was here before must be seen again: it may have left while the queue was being read.
     if (sightings < SIGHTINGS && (before.length > 0 || !isAnnounced)) continue;
@@ -239,7 +241,8 @@ async function takeIn(
       await removeAgain(deps, file);
       continue;
     }
-    ready.push({ file, announced: isAnnounced ? announcement : null, episode: before.length });
+    const announced = isAnnounced ? announcement : null;
+    ready.push({ file, announced, episode: before.length, logUntilMs });
   }
   const now = ready.slice(0, ADDED_MAX);
   if (now.length > 0) await addAll(deps, watch, now);

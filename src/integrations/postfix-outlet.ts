@@ -20,8 +20,6 @@ export type PostfixOutletDeps = Readonly<{
 }>;
 
 const RESULT_MS = 8_000;
-/** Between two looks for a message that neither the hold queue nor the log knows of. */
-const SECOND_LOOK_MS = 1_000;
 /** A queue manager tries what is older than its lifetime once, so mail that was held for long is requeued. */
 const OLD_SHARE = 0.5;
 
@@ -87,10 +85,15 @@ async function letGo(
   const outcome = await deps.queue.act(verb, held);
   requireSaid(outcome, queueId);
   if (outcome === 'differs') return { gone: 'unknown' };
-  if (outcome === 'done' && verb !== 'requeue') await hurry(deps, queueId);
   const left = outcome === 'done' ? LEFT_BY[verb] : await leftBefore(deps, held, arrivedAt);
   if (left === 'removed' || left === null) return { gone: left ?? 'unknown' };
-  if (left !== 'requeued') return { queueId };
+  if (left !== 'requeued') {
+    // Not again where a try has shown something: it is tried again by the queue's own clock.
+    const facts = deps.mailLog.factsOf(queueId);
+    const isTried = facts !== null && (facts.recipients.size > 0 || facts.isOver);
+    if (!isTried) await hurry(deps, queueId);
+    return { queueId };
+  }
   const facts = await deps.mailLog.wait(
     queueId,
     (said) => said?.successor != null,
@@ -103,11 +106,11 @@ const LEFT_BY = { release: 'released', requeue: 'requeued', bounce: 'expired' } 
 
 /** What the log says of a message that is not held any more; null when nobody knows. */
 async function leftBefore(
-  { queue, mailLog }: PostfixOutletDeps,
+  { queue, mailLog, resultMs = RESULT_MS }: PostfixOutletDeps,
   { queueId }: HeldFile,
   arrivedAt: string,
 ): Promise<NonNullable<LogFacts['left']> | null> {
-  const facts = await mailLog.wait(queueId, (said) => said?.left != null, SECOND_LOOK_MS);
+  const facts = await mailLog.wait(queueId, (said) => said?.left != null, resultMs);
   // Deliveries alone are no sign: they may be of another message, which came under the same id.
   if (facts?.left != null) return facts.left;
   // The log may have been turned over; the queue still knows what is under way, and since when.
