@@ -2,11 +2,10 @@ import { isNarrowed, type Principal } from '../domain/access.ts';
 import { DomainError } from '../domain/errors.ts';
 import type { Head, LogFilter, Position } from '../eventlog/eventlog.ts';
 import type { Viewer } from '../projections/audit-lines.ts';
-import { mailDomainStream } from '../projections/mail-domains.ts';
+import { mailDomainStream, normaliseMailDomainName } from '../projections/mail-domains.ts';
 import type { Context } from './context.ts';
 import type { Bound } from './cursor.ts';
 import { invalid } from './input.ts';
-import { normaliseMailDomainName } from './mail-domain-name.ts';
 import { PositionText, Timestamp } from './schemas.ts';
 import { z } from './zod.ts';
 

@@ -10,9 +10,9 @@ import {
   symbolsOfText,
   toSymbol,
 } from '../domain/symbols.ts';
+import { normaliseMailDomainName } from '../projections/mail-domains.ts';
 import { decodeHeaderText, textOfLatin1 } from '../projections/mail-head.ts';
 import { invalid } from './input.ts';
-import { normaliseMailDomainName } from './mail-domain-name.ts';
 import { Timestamp } from './schemas.ts';
 
 /** What whoever hands in a message says about it; nothing of it is taken from the message. */

@@ -2,6 +2,7 @@ import { isNarrowed, type Principal } from '../domain/access.ts';
 import { DomainError } from '../domain/errors.ts';
 import { REASONS } from '../domain/quarantine-language.ts';
 import { OPEN_STATES, STATES } from '../domain/quarantined-message.ts';
+import { normaliseMailDomainName } from '../projections/mail-domains.ts';
 import {
   type ListPlace,
   type MessageSearch,
@@ -11,7 +12,7 @@ import {
 import { term } from '../projections/quarantine-terms.ts';
 import type { Context } from './context.ts';
 import { invalid } from './input.ts';
-import { findMailDomainId, normaliseMailDomainName } from './mail-domain-name.ts';
+import { findMailDomainId } from './mail-domain-name.ts';
 import { ListQuery, Text, Timestamp } from './schemas.ts';
 import { z } from './zod.ts';
 

@@ -1,7 +1,7 @@
 import { FILTER_KINDS, FILTER_SCOPES } from '../domain/sender-filter.ts';
+import { normaliseMailDomainName } from '../projections/mail-domains.ts';
 import type { SenderFilterRow } from '../projections/sender-filters.ts';
 import type { Context } from './context.ts';
-import { normaliseMailDomainName } from './mail-domain-name.ts';
 import { Id, Instant, Text, Timestamp } from './schemas.ts';
 import { z } from './zod.ts';
 

@@ -96,7 +96,7 @@ function evolve(state: QuarantinedMessage, event: QuarantineEvent): QuarantinedM
     case 'quarantine.reject_failed':
       return { ...state, isStarted: false, state: 'held' };
     case 'quarantine.scanned':
-      return { ...state, isScanned: true };
+      return { ...state, isScanned: event.data.reason !== 'unscanned' };
     case 'quarantine.expired':
       return { ...state, state: 'expired' };
     case 'quarantine.vanished':

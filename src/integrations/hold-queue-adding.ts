@@ -17,7 +17,7 @@ import {
 } from '../projections/quarantine-added.ts';
 import type { Secrets } from '../secrets.ts';
 import type { HeldFile, HoldQueue, QueueEntry } from './hold-queue.ts';
-import type { MailLog } from './mail-log.ts';
+import type { LogFacts, MailLog } from './mail-log.ts';
 import type { Rspamd } from './rspamd.ts';
 
 type Deps = Readonly<{
@@ -63,9 +63,10 @@ export async function addHeld(deps: Deps, find: Find, entry: QueueEntry): Promis
   const sender = normalise(entry.sender);
   const scan =
     announced === null
-      ? await scanAgain(deps, file, { heldBy, sender, recipients, sizeBytes: read.sizeBytes })
+      ? await scanAgain(deps, file, { heldBy, sender, recipients, read })
       : scanOf(announced);
-  const expires = new Date(entry.arrivedAt.getTime() + retentionMsOf(groups));
+  // From the taking in, not from the arrival: what somebody holds that came long ago is not to go at once.
+  const expires = new Date(clock.nowMs() + retentionMsOf(groups));
   const data: AddedData = {
     node_id: nodeId,
     queue_id: file.queueId,
@@ -104,21 +105,20 @@ export async function addHeld(deps: Deps, find: Find, entry: QueueEntry): Promis
 async function scanAgain(
   { queue, rspamd }: Deps,
   file: HeldFile,
-  of: Readonly<{
-    heldBy: HeldBy;
-    sender: string;
-    recipients: readonly string[];
-    sizeBytes: number;
-  }>,
+  of: Readonly<{ heldBy: HeldBy; sender: string; recipients: readonly string[]; read: Read }>,
 ): Promise<Scan> {
   if (of.heldBy !== 'filter' || rspamd === null) return UNSCANNED;
+  // With the marks of the filter in it, it is not the message that the filter saw: the score would be another.
+  if (MARKED.test(of.read.head.toString('latin1'))) return UNSCANNED;
   const bytes = await queue.open(file);
-  return (bytes && (await rspamd.check(of, bytes, of.sizeBytes))) ?? UNSCANNED;
+  return (bytes && (await rspamd.check(of, bytes, of.read.sizeBytes))) ?? UNSCANNED;
 }
 
 /** Whether an announcement can be of the message that came at this time. */
 export const isOf = ({ announcedAt }: AnnouncedMail, mtime: string): boolean =>
   announcedAt.getTime() >= Number(mtime) * 1_000 - EARLY_MS;
+
+const MARKED = /^x-(?:spamd-result|spam-status|rspamd-\S+):/im;
 
 /** What nobody has looked at; that is not a score of 0. */
 const UNSCANNED: Scan = { score: null, symbols: [], reason: 'unscanned' };
@@ -132,16 +132,16 @@ export const scanOf = ({ score, symbols, reason }: AnnouncedMail): Scan => ({
 /** The log is read a moment later than the queue; of what has come long ago it says nothing new. */
 async function heldByOf(
   { mailLog, clock }: Pick<Deps, 'mailLog' | 'clock'>,
-  { file, announced, logUntilMs }: Find,
+  { file, announced, episode, logUntilMs }: Find,
 ): Promise<HeldBy> {
   const arrivedMs = Number(file.file.mtime) * 1_000;
   const { queueId } = file;
   const isFresh = clock.nowMs() - arrivedMs < FRESH_MS;
+  // Of what was here before the log has said who held it then.
+  const isSaid = (said: LogFacts | null) =>
+    said?.heldBy != null && (episode === 0 || said.heldBy === 'hand');
   const leftMs = isFresh ? logUntilMs - performance.now() : 0;
-  const facts =
-    leftMs > 0
-      ? await mailLog.wait(queueId, (said) => said?.heldBy != null, leftMs)
-      : mailLog.factsOf(queueId);
+  const facts = leftMs > 0 ? await mailLog.wait(queueId, isSaid, leftMs) : mailLog.factsOf(queueId);
   return facts?.heldBy ?? (announced === null ? 'unknown' : 'filter');
 }
 

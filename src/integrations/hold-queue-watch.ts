@@ -13,14 +13,11 @@ import { quarantinedMessage, quarantinedMessageStream } from '../domain/quaranti
 import type { EventLog } from '../eventlog/eventlog.ts';
 import { commandIdOf, handleCommand } from '../eventlog/handle-command.ts';
 import { systemMeta } from '../eventlog/system-meta.ts';
-import {
-  findInHoldQueue,
-  findOutOfHoldQueue,
-  type QueuedMessage,
-} from '../projections/hold-queue.ts';
+import { findInHoldQueue, type QueuedMessage } from '../projections/hold-queue.ts';
 import type { Secrets } from '../secrets.ts';
-import type { HeldFile, HoldQueue } from './hold-queue.ts';
-import { addHeld, type Find, isOf, LOG_BEHIND_MS, scanOf } from './hold-queue-adding.ts';
+import type { HoldQueue } from './hold-queue.ts';
+import { isOf, LOG_BEHIND_MS, scanOf } from './hold-queue-adding.ts';
+import { keyOf, keyOfMessage, takeIn } from './hold-queue-intake.ts';
 import type { MailLog } from './mail-log.ts';
 import { vanishedHow } from './postfix-outlet.ts';
 import type { HoldUsage } from './postfix-store.ts';
@@ -58,19 +55,16 @@ const EXPECT_MS = 300;
 const EXPECT_LOOKS = 10;
 /** What is not there is gone once it was missed so often: a file that moves is nowhere for a moment. */
 const MISSES = 2;
-/** What nobody announced is taken in once it was seen so often: the announcement may be on its way. */
-const SIGHTINGS = 2;
-const ADDED_AT_ONCE = 4;
-/** In one look; the others come with the next, at once. */
-const ADDED_MAX = 200;
+const STOP_MS = 5_000;
 /** Of those that have gone, told in one look; the others are told by the next. */
 const GONE_MAX = 100;
 
-type Watch = {
+/** What is remembered from look to look. */
+export type Watch = {
   readonly misses: Map<string, number>;
   readonly sightings: Map<string, number>;
-  /** Files that could not be taken in, of which was said so once. */
-  readonly refused: Set<string>;
+  /** Files that could not be taken in, and when they are tried again. */
+  readonly refused: Map<string, number>;
   usage: HoldUsage;
   trouble: string | null;
   expected: number;
@@ -84,7 +78,7 @@ export function startHoldQueueWatch(deps: WatchDeps): HoldQueueWatch {
   const watch: Watch = {
     misses: new Map(),
     sightings: new Map(),
-    refused: new Set(),
+    refused: new Map(),
     usage: { messages: 0, bytes: 0 },
     trouble: null,
     expected: 0,
@@ -114,7 +108,8 @@ export function startHoldQueueWatch(deps: WatchDeps): HoldQueueWatch {
     async stop() {
       abort.abort();
       wake();
-      await looking;
+      // One that waits for a helper that hangs is not waited for.
+      await Promise.race([looking, sleep(STOP_MS, undefined, { ref: false })]);
     },
   };
 }
@@ -155,10 +150,6 @@ async function look(deps: WatchDeps, watch: Watch): Promise<boolean> {
   return isMore;
 }
 
-const keyOf = ({ queueId, file }: HeldFile): string => `${queueId} ${file.size} ${file.mtime}`;
-const keyOfMessage = ({ queueId, fileSize, fileMtime }: QueuedMessage): string =>
-  `${queueId} ${fileSize} ${fileMtime}`;
-
 /** What was announced after its message was taken in as unscanned. */
 async function noteScans(deps: WatchDeps, messages: readonly QueuedMessage[]): Promise<void> {
   const unscanned = messages.filter(({ isScanned }) => !isScanned);
@@ -167,7 +158,9 @@ async function noteScans(deps: WatchDeps, messages: readonly QueuedMessage[]): P
   const announced = await findAnnouncements(deps.pool, deps.nodeId, ids);
   for (const message of unscanned) {
     const found = announced.get(message.queueId);
-    if (found === undefined || !isOf(found, message.fileMtime)) continue;
+    if (found === undefined || found.reason === 'unscanned' || !isOf(found, message.fileMtime)) {
+      continue;
+    }
     await tell(deps, message, { type: 'NoteScan', scan: scanOf(found) });
     await dropAnnouncements(deps.pool, deps.nodeId, [message.queueId]);
   }
@@ -211,90 +204,4 @@ async function tell(
   }).catch((error: unknown) => {
     if (!(error instanceof DomainError && error.code === 'stale')) throw error;
   });
-}
-
-/** Takes in what is held and not known. True when some are left for the next look. */
-async function takeIn(
-  deps: WatchDeps,
-  watch: Watch,
-  unknown: readonly HeldFile[],
-): Promise<boolean> {
-  const keys = new Set(unknown.map(keyOf));
-  for (const key of watch.sightings.keys()) if (!keys.has(key)) watch.sightings.delete(key);
-  for (const key of watch.refused) if (!keys.has(key)) watch.refused.delete(key);
-  if (unknown.length === 0) return false;
-  const ids = unknown.map(({ queueId }) => queueId);
-  const announcements = await findAnnouncements(deps.pool, deps.nodeId, ids);
-  const ended = groupByFile(await findOutOfHoldQueue(deps.pool, deps.nodeId, ids));
-  const ready: Find[] = [];
-  // All of one look together, or many of which it says nothing would take for ever.
-  const logUntilMs = performance.now() + LOG_BEHIND_MS;
-  for (const file of unknown) {
-    const sightings = (watch.sightings.get(keyOf(file)) ?? 0) + 1;
-    watch.sightings.set(keyOf(file), sightings);
-    const before = ended.get(keyOf(file)) ?? [];
-    const announcement = announcements.get(file.queueId);
-    const isAnnounced = announcement !== undefined && isOf(announcement, file.file.mtime);
-    // One that was here before must be seen again: it may have left while the queue was being read.
-    if (sightings < SIGHTINGS && (before.length > 0 || !isAnnounced)) continue;
-    if (before.some(({ state }) => state === 'expired' || state === 'discarded')) {
-      await removeAgain(deps, file);
-      continue;
-    }
-    const announced = isAnnounced ? announcement : null;
-    ready.push({ file, announced, episode: before.length, logUntilMs });
-  }
-  const now = ready.slice(0, ADDED_MAX);
-  if (now.length > 0) await addAll(deps, watch, now);
-  return ready.length > now.length;
-}
-
-/** A crash came between the end of a message and the removal of its file. */
-async function removeAgain({ queue, logger }: WatchDeps, file: HeldFile): Promise<void> {
-  const outcome = await queue.act('discard', file);
-  logger.warn({ queue_id: file.queueId, outcome }, 'a message that has ended was still held');
-}
-
-async function addAll(deps: WatchDeps, watch: Watch, finds: readonly Find[]): Promise<void> {
-  const entries = await deps.queue.list();
-  const added: Find[] = [];
-  for (let at = 0; at < finds.length; at += ADDED_AT_ONCE) {
-    const some = finds.slice(at, at + ADDED_AT_ONCE);
-    await Promise.all(
-      some.map(async (find) => {
-        const entry = entries.get(find.file.queueId);
-        // Not in the list, or elsewhere: it is on its way, and the next look will tell where to.
-        if (entry?.queueName !== 'hold') return;
-        const isAdded = await addHeld(deps, find, entry).catch(refusedOf(deps, watch, find));
-        if (isAdded) added.push(find);
-      }),
-    );
-  }
-  const used = added.filter(({ announced }) => announced !== null);
-  await dropAnnouncements(
-    deps.pool,
-    deps.nodeId,
-    used.map(({ file }) => file.queueId),
-  );
-}
-
-/** One that cannot be read keeps no other out; it is tried at every look. */
-const refusedOf =
-  ({ logger }: WatchDeps, { refused }: Watch, { file }: Find) =>
-  (error: unknown): false => {
-    const fields = { err: error, queue_id: file.queueId };
-    if (!refused.has(keyOf(file))) logger.warn(fields, 'a held message cannot be taken in');
-    refused.add(keyOf(file));
-    return false;
-  };
-
-function groupByFile(
-  messages: readonly QueuedMessage[],
-): ReadonlyMap<string, readonly QueuedMessage[]> {
-  const groups = new Map<string, QueuedMessage[]>();
-  for (const message of messages) {
-    const key = keyOfMessage(message);
-    groups.set(key, [...(groups.get(key) ?? []), message]);
-  }
-  return groups;
 }

@@ -43,6 +43,8 @@ export type HoldQueue = Readonly<{
 /** Short and long queue ids of Postfix (postconf(5), enable_long_queue_ids). */
 const QUEUE_ID = /^(?:[0-9A-F]{6,20}|[0-9B-DF-HJ-NP-TV-Zb-df-hj-np-tv-z]{11,30})$/;
 const HELD_LINE = /^(\S+) (\d+) (\d+\.\d+)$/;
+/** The helper has done nothing, and says why. */
+const REFUSED = 64;
 /** As many as the helper takes at once. */
 const BATCH_MAX = 1_000;
 
@@ -97,7 +99,9 @@ export function openHoldQueue(helper: PostfixHelper): HoldQueue {
   };
 
   async function actOn(verb: HoldVerb, files: readonly HeldFile[]) {
-    const lines = await ask(verb, files.map(lineOf));
+    // Whatever the exit status: postsuper may fail after the first of several, and has said what it did.
+    const { status, lines } = await helper.ask(verb, files.map(lineOf));
+    if (status === REFUSED) throw new Error(`the Postfix helper refused ${verb}: ${lines.at(-1)}`);
     const said = new Set(lines);
     const left = new Set((await held()).map(lineOf));
     return files.map((file): ActOutcome => {

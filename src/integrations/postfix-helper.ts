@@ -42,8 +42,11 @@ const ASK_MS = 60_000;
 const READ_MS = 120_000;
 /** Some 200,000 held messages in a list. */
 const ANSWER_BYTES_MAX = 67_108_864;
-/** Helpers at once; others wait for their turn. */
+/** Of a message that is read: a helper that hangs is given up. */
+const FIRST_BYTE_MS = 10_000;
+/** Helpers at once; others wait for their turn. Readers may be slow, and must keep no action out. */
 const AT_ONCE = 8;
+const READERS_AT_ONCE = 6;
 const END = /(?:^|\n)end (\d{1,3})\n$/;
 /** Longer than any last line. */
 const TAIL_BYTES = 16;
@@ -54,10 +57,19 @@ const TAIL_BYTES = 16;
  */
 export function connectPostfixHelper({ socket, askMs = ASK_MS }: HelperOptions): PostfixHelper {
   const turns = createTurns(AT_ONCE);
+  const readers = createTurns(READERS_AT_ONCE);
   return {
-    read: (verb, lines) => answerOf(socket, requestOf(verb, lines), READ_MS),
+    async *read(verb, lines) {
+      const giveBack = await readers.take(FIRST_BYTE_MS);
+      if (giveBack === null) throw new HelperUnavailableError('has too many readers');
+      try {
+        return yield* answerOf(socket, requestOf(verb, lines), READ_MS, FIRST_BYTE_MS);
+      } finally {
+        giveBack();
+      }
+    },
     ask: (verb, lines = []) =>
-      turns(async () => {
+      turns.run(async () => {
         const answer = answerOf(socket, requestOf(verb, lines), askMs);
         const chunks: Buffer[] = [];
         let bytes = 0;
@@ -86,16 +98,22 @@ async function* answerOf(
   path: string,
   request: string,
   ms: number,
+  firstByteMs = ms,
 ): AsyncGenerator<Buffer, number, undefined> {
   const socket = createConnection({ path });
   const timer = setTimeout(
     () => socket.destroy(new HelperUnavailableError(`takes longer than ${ms} ms`)),
     ms,
   );
+  const first = setTimeout(
+    () => socket.destroy(new HelperUnavailableError(`says nothing for ${firstByteMs} ms`)),
+    firstByteMs,
+  );
   let held: Buffer = Buffer.alloc(0);
   try {
     socket.end(request);
     for await (const chunk of socket as AsyncIterable<Buffer>) {
+      clearTimeout(first);
       held = Buffer.concat([held, chunk]);
       // What may be the last line waits until it is known whether it is.
       if (held.length <= TAIL_BYTES) continue;
@@ -106,6 +124,7 @@ async function* answerOf(
   } catch (error) {
     throw asUnavailable(error);
   } finally {
+    clearTimeout(first);
     clearTimeout(timer);
     end(socket);
   }
@@ -128,19 +147,48 @@ function asUnavailable(cause: unknown): Error {
   return new HelperUnavailableError(`cannot be reached: ${code ?? message}`, { cause });
 }
 
-/** Runs so many at once; the others in the order of asking. */
-function createTurns(atOnce: number): <T>(work: () => Promise<T>) => Promise<T> {
+type Turns = Readonly<{
+  /** Null when there was none for so long; else how to give it back. */
+  take: (ms: number) => Promise<(() => void) | null>;
+  run: <T>(work: () => Promise<T>) => Promise<T>;
+}>;
+
+/** So many at once; the others in the order of asking. */
+function createTurns(atOnce: number): Turns {
   const waiting: (() => void)[] = [];
   let running = 0;
-  return async (work) => {
-    if (running >= atOnce) await new Promise<void>((resolve) => waiting.push(resolve));
-    else running += 1;
-    try {
-      return await work();
-    } finally {
-      const next = waiting.shift();
-      if (next === undefined) running -= 1;
-      else next();
+  const giveBack = () => {
+    const next = waiting.shift();
+    if (next === undefined) running -= 1;
+    else next();
+  };
+  const take: Turns['take'] = async (ms) => {
+    if (running < atOnce) {
+      running += 1;
+      return giveBack;
     }
+    return new Promise((resolve) => {
+      const go = () => {
+        clearTimeout(timer);
+        resolve(giveBack);
+      };
+      const timer = setTimeout(() => {
+        waiting.splice(waiting.indexOf(go), 1);
+        resolve(null);
+      }, ms);
+      waiting.push(go);
+    });
+  };
+  return {
+    take,
+    async run(work) {
+      const end = await take(READ_MS);
+      if (end === null) throw new HelperUnavailableError('has no turn for so long');
+      try {
+        return await work();
+      } finally {
+        end();
+      }
+    },
   };
 }

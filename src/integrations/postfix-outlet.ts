@@ -56,6 +56,7 @@ async function release(
     (said) =>
       signal.aborted ||
       said?.isOver === true ||
+      (now.queueId !== held.queueId && said?.heldBy != null) ||
       wanted.every(({ address }) => said?.recipients.has(address.toLowerCase())),
     deps.resultMs ?? RESULT_MS,
   );
@@ -63,7 +64,7 @@ async function release(
   if (now.queueId !== held.queueId && facts?.heldBy != null && facts.left === null) {
     return { ...GONE, how: 'requeued' };
   }
-  const told = wanted.map((to) => toResult(to, facts?.recipients.get(to.address.toLowerCase())));
+  const told = wanted.map((to) => toResult(to, facts));
   return {
     results: told.map(({ result }) => result),
     replies: told.map(({ reply }) => reply),
@@ -136,7 +137,11 @@ async function reject(
   if (!('queueId' in now)) return { ...GONE, how: now.gone };
   const facts = await deps.mailLog.wait(
     now.queueId,
-    (said) => signal.aborted || said?.isBounced === true || said?.isOver === true,
+    (said) =>
+      signal.aborted ||
+      said?.isBounced === true ||
+      said?.isOver === true ||
+      said?.left === 'released',
     deps.resultMs ?? RESULT_MS,
   );
   const isSent = facts?.isBounced === true;
@@ -190,13 +195,26 @@ const OUTCOMES: Readonly<Record<RecipientFact['status'], TransferResult['outcome
   expired: 'refused',
 };
 
-function toResult({ recipient, address }: Addressed, fact: RecipientFact | undefined) {
+function toResult({ recipient, address }: Addressed, facts: LogFacts | null) {
+  const said = facts?.recipients.get(address.toLowerCase());
+  const isOpen = said === undefined || said.status === 'deferred';
+  const fact = isOpen && facts?.isOver === true ? endOf(facts, said) : said;
   const outcome = fact === undefined ? 'deferred' : OUTCOMES[fact.status];
   return {
     result: { recipient, outcome, code: fact?.code ?? null },
     reply: { recipient: address, server: fact?.relay ?? null, reply: fact?.reply ?? WAITING },
   };
 }
+
+/**
+ * Of one whose last word is missing, though the queue manager is done: it was delivered, unless the sender got a
+ * notice. A line may be cut, or lost with the log.
+ */
+const endOf = ({ isBounced }: LogFacts, said: RecipientFact | undefined): RecipientFact => ({
+  ...{ dsn: null, relay: said?.relay ?? null, code: null },
+  status: isBounced ? 'bounced' : 'sent',
+  reply: isBounced ? 'the mail server sent a notice' : 'the mail server is done with it',
+});
 
 /** The helper is not there, or did not say: it is asked again later, and then sees what was done. */
 const notAsked =

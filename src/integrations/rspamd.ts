@@ -8,6 +8,8 @@ import { oneLine } from './one-line.ts';
 
 const TIMEOUT_MS = 30_000;
 const REPLY_BYTES_MAX = 4_096;
+/** Mail waits for it to be listed. */
+const CHECK_MS = 5_000;
 const CHECK_BYTES_MAX = 1_048_576;
 const SCORE_MAX = 1_000_000;
 /** Only the status tells: the words "already learned" also come with a 404 that learned nothing. */
@@ -72,7 +74,7 @@ export function createRspamd({ url, password, timeoutMs = TIMEOUT_MS }: RspamdOp
   });
   return {
     async check({ sender, recipients }, bytes, sizeBytes) {
-      const signal = AbortSignal.timeout(timeoutMs);
+      const signal = AbortSignal.timeout(Math.min(timeoutMs, CHECK_MS));
       const headers = { ...headersOf(sizeBytes), From: field(sender), Rcpt: recipients.map(field) };
       try {
         const response = await post({ url: checking, headers, signal }, bytes, sizeBytes);

@@ -1,4 +1,5 @@
 import { createHmac } from 'node:crypto';
+import { domainToASCII } from 'node:url';
 import type pg from 'pg';
 import type { MailDomainEvent, MailDomainSettings } from '../domain/mail-domain.ts';
 import { openDisclosure, splitDisclosures } from '../eventlog/personal.ts';
@@ -16,6 +17,20 @@ export type MailDomainRow = Readonly<{
   createdAt: string;
   updatedAt: string;
 }>;
+
+const NAME =
+  /^(?=.{1,253}$)(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]{0,61}[a-z0-9]$/;
+
+/**
+ * A mail domain's name in its one form: lower-case A-labels (IDNA, UTS 46) without a final dot. Null
+ * for what is no name of a DNS domain.
+ */
+export function normaliseMailDomainName(text: string): string | null {
+  // The URL parser behind `domainToASCII` would cut at, or decode, what no name may hold.
+  if (/[^\p{L}\p{M}\p{N}.\-\u3002\uff0e\uff61]/u.test(text.trim())) return null;
+  const ascii = domainToASCII(text.trim().replace(/\.$/, '')).toLowerCase();
+  return NAME.test(ascii) ? ascii : null;
+}
 
 /** The stream that a name's mail domains live in: it makes names unique, and does not tell them. */
 export function mailDomainStream({ streamNameKey }: Secrets, name: string): string {

@@ -2,7 +2,12 @@ import type pg from 'pg';
 import type { PersonalMember } from '../domain/decider.ts';
 import type { AddedData } from '../domain/quarantine-language.ts';
 import type { Secrets } from '../secrets.ts';
-import { findMailDomainsByStreams, type MailDomainRow, mailDomainStream } from './mail-domains.ts';
+import {
+  findMailDomainsByStreams,
+  type MailDomainRow,
+  mailDomainStream,
+  normaliseMailDomainName,
+} from './mail-domains.ts';
 import { type RecipientGroup, recipientsMember } from './quarantine.ts';
 
 const DAY_MS = 86_400_000;
@@ -20,7 +25,8 @@ export async function groupRecipients(
   const streams = new Map(
     recipients.map((address) => {
       const domain = domainOf(address);
-      return [domain, mailDomainStream(secrets, domain)] as const;
+      const name = normaliseMailDomainName(domain) ?? domain;
+      return [domain, mailDomainStream(secrets, name)] as const;
     }),
   );
   const living = await findMailDomainsByStreams(pool, [...new Set(streams.values())]);

@@ -56,10 +56,10 @@ export async function findExpiredMessages(
 
 /** Notes that the bytes of messages are gone for good. Not an event: their time was known from the start. */
 export async function markContentRemoved(pool: pg.Pool, ids: readonly string[]): Promise<void> {
-  await pool.query(
-    'update quarantined_messages set has_content = false where id = any($1::uuid[])',
-    [ids],
-  );
+  // One by one: a lock on several, in another order than the projector takes them, could be a deadlock.
+  for (const id of ids) {
+    await pool.query('update quarantined_messages set has_content = false where id = $1', [id]);
+  }
 }
 
 /** Whether any message was ever held, as far as the read model knows. */

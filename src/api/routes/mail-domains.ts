@@ -12,10 +12,10 @@ import {
   listMailDomains,
   type MailDomainRow,
   mailDomainStream,
+  normaliseMailDomainName,
 } from '../../projections/mail-domains.ts';
 import type { Context } from '../context.ts';
 import { invalid } from '../input.ts';
-import { normaliseMailDomainName } from '../mail-domain-name.ts';
 import {
   MailDomainChanges,
   MailDomainView,

@@ -38,7 +38,7 @@ export const quarantineIngestRoutes = [
       'days without one. Where the mail server holds the mail itself (`MAILGUARD_QUARANTINE_STORE=postfix`), ' +
       'the call only announces what the hold queue is about to show, by its queue id; `data` is null then. ' +
       'rspamd’s exporter sends it as JSON (`formatter = "json"`), which is taken there alone; a message ' +
-      'that comes along is not kept. Announcing takes a key that is not narrowed.',
+      'that comes along is not kept, and the time of its retention begins as it is found in the queue. Announcing takes a key that is not narrowed.',
     permission: { operation: 'write', reach: 'mail_domain' },
     takesIngestPassword: true,
     intake: mailIntake,
