@@ -8,7 +8,7 @@ import { fileURLToPath } from 'node:url';
 /** Runs every benchmark, one after the other, those that read the same seeded log sharing it. */
 const NAMES = [
   ...['append', 'export', 'page', 'authenticate', 'start'],
-  ...['import', 'release', 'quarantine-list', 'webhooks'],
+  ...['import', 'release', 'quarantine-list', 'hold-queue', 'webhooks'],
 ];
 
 const given = process.env.MAILGUARD_BENCH_DIR;

@@ -56,7 +56,7 @@ type Facts = { -readonly [name in Exclude<keyof LogFacts, 'recipients'>]: LogFac
 
 const SCAN_BYTES = 64 * 1_048_576;
 const IDS_MAX = 50_000;
-const POLL_MS = 500;
+const POLL_MS = 150;
 /** Of all ids together, as a mean, and of one id; a sender chooses how many recipients it has. */
 const RECIPIENTS_PER_ID = 4;
 const RECIPIENTS_MAX = 2_000;
