@@ -237,6 +237,18 @@ describe.skipIf(missing.length > 0)('held mail of a real Postfix and rspamd', ()
     expect((await history(short.id)).at(-1).data.status).toBe(204);
   });
 
+  it('teaches nothing while rspamd has no memory, whatever words it answers with', async () => {
+    const words = Array.from({ length: 60 }, (_, n) => `other${n}`).join(' ');
+    const mail = await listed(await held({ body: words }));
+    await host.stopRedis();
+    const tried = await act(mail.id, 'retrain', { class: 'spam' });
+    await host.startRedis();
+    expect(tried.body.data.outcome).toBe('unavailable');
+    const { type, data } = (await history(mail.id)).at(-1);
+    expect([type, data.outcome]).toEqual(['quarantine.retrain_failed', 'unavailable']);
+    expect([200, 208]).not.toContain(data.status);
+  });
+
   it('an announcement without a queue file leaves nothing; one that comes late is added', async () => {
     const announce = (qid: string) =>
       fetch(`${t.url}/api/v1/mail/quarantine`, {

@@ -58,6 +58,8 @@ export type MailHost = Readonly<{
   postfix: (program: string, args: readonly string[], input?: string) => SpawnSyncReturns<string>;
   stopRspamd: () => Promise<void>;
   startRspamd: () => Promise<void>;
+  stopRedis: () => Promise<void>;
+  startRedis: () => Promise<void>;
   stopPostfix: () => Promise<void>;
   startPostfix: () => Promise<void>;
   /** Ends every process of the host and removes its files. */
@@ -97,6 +99,8 @@ export async function startMailHost(options: MailHostOptions): Promise<MailHost>
     postfix: (program, args, input = '') => runPostfix(place.configDir, program, args, input),
     stopRspamd: rspamd.stop,
     startRspamd: rspamd.start,
+    stopRedis: redis.stop,
+    startRedis: redis.start,
     stopPostfix: postfix.stop,
     startPostfix: postfix.start,
     stop,
