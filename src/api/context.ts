@@ -3,7 +3,7 @@ import type { Logger } from 'pino';
 import type { Clock } from '../clock.ts';
 import type { Config } from '../config.ts';
 import type { MessageSpool, MessageStore } from '../domain/message-store.ts';
-import type { Scan } from '../domain/quarantine-language.ts';
+import type { Announcement } from '../domain/quarantine-language.ts';
 import type { EventLog, EventMeta, Position } from '../eventlog/eventlog.ts';
 import type { LiveKeys } from '../projections/live-keys.ts';
 import type { MailDomainHistory } from '../projections/mail-domain-history.ts';
@@ -73,9 +73,7 @@ export type Context = Readonly<{
     /** Null with a spool. */
     holdQueue: Readonly<{
       /** Notes durably what a filter says of mail that the hold queue will show. */
-      announce: (
-        said: Scan & Readonly<{ queueId: string; clientIp: string | null }>,
-      ) => Promise<void>;
+      announce: (said: Announcement) => Promise<void>;
     }> | null;
     /** Carries out what was asked of a message; resolves when it has an outcome, or after `waitMs`. */
     act: (id: string, kind: IntentKind, waitMs: number) => Promise<void>;

@@ -2,14 +2,11 @@ import type { IncomingMessage } from 'node:http';
 import { finished } from 'node:stream/promises';
 import { DomainError } from '../domain/errors.ts';
 import type { ReceivedMessage } from '../domain/message-store.ts';
+import type { Announcement } from '../domain/quarantine-language.ts';
 import { type MailHead, readMailHead, stripMboxLine } from '../projections/mail-head.ts';
 import { type IngestEnvelope, readIngestHeaders } from './ingest-headers.ts';
 import type { Intake, Taken } from './route.ts';
-import {
-  type Announcement,
-  announcementOfEnvelope,
-  readAnnouncement,
-} from './rspamd-announcement.ts';
+import { announcementOfEnvelope, readAnnouncement } from './rspamd-announcement.ts';
 import { z } from './zod.ts';
 
 /** A message that was handed in: safe on the disk, looked at, and not yet part of the quarantine. */

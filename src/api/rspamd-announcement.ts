@@ -1,4 +1,4 @@
-import type { Reason } from '../domain/quarantine-language.ts';
+import type { Announcement, Reason } from '../domain/quarantine-language.ts';
 import {
   distinctSymbols,
   namesToKeep,
@@ -16,17 +16,6 @@ import {
   scoreOf,
 } from './ingest-headers.ts';
 import { invalid } from './input.ts';
-
-/** What rspamd says of a message that its mail server holds, or is about to hold. */
-export type Announcement = Readonly<{
-  queueId: string;
-  /** Null when it is not known, which is not 0. */
-  score: number | null;
-  /** At most 200, each once, in the order they were given. */
-  symbols: readonly string[];
-  reason: Reason;
-  clientIp: string | null;
-}>;
 
 /** Notes what is wrong with a member, which then counts as not given. */
 type Refuse = (message: string) => null;

@@ -86,6 +86,9 @@ export type VanishedHow = (typeof VANISHED_HOW)[number];
 /** What a filter found in a message. */
 export type Scan = Readonly<{ score: number | null; symbols: readonly string[]; reason: Reason }>;
 
+/** What a filter says of a message that its mail server holds, or is about to hold. */
+export type Announcement = Scan & Readonly<{ queueId: string; clientIp: string | null }>;
+
 export const TRAINING_CLASSES = ['spam', 'ham'] as const;
 export type TrainingClass = (typeof TRAINING_CLASSES)[number];
 export type TrainingOutcome = 'learned' | 'already_known' | 'refused' | 'unavailable';

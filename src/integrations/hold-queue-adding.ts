@@ -1,11 +1,9 @@
 import { createHash } from 'node:crypto';
-import type pg from 'pg';
-import { type Clock, toTimestamp } from '../clock.ts';
+import { toTimestamp } from '../clock.ts';
 import type { AnnouncedMail } from '../db/quarantine-announcements.ts';
 import { HEAD_BYTES_MAX } from '../domain/message-store.ts';
 import type { AddedData, HeldBy, Reason, Scan } from '../domain/quarantine-language.ts';
 import { quarantinedMessage, quarantinedMessageStream } from '../domain/quarantined-message.ts';
-import type { EventLog } from '../eventlog/eventlog.ts';
 import { commandIdOf, handleCommand } from '../eventlog/handle-command.ts';
 import { systemMeta } from '../eventlog/system-meta.ts';
 import { readMailHead } from '../projections/mail-head.ts';
@@ -15,21 +13,11 @@ import {
   personalOf,
   retentionMsOf,
 } from '../projections/quarantine-added.ts';
-import type { Secrets } from '../secrets.ts';
 import type { HeldFile, HoldQueue, QueueEntry } from './hold-queue.ts';
-import type { LogFacts, MailLog } from './mail-log.ts';
-import type { Rspamd } from './rspamd.ts';
+import type { WatchDeps } from './hold-queue-watch.ts';
+import type { LogFacts } from './mail-log.ts';
 
-type Deps = Readonly<{
-  pool: pg.Pool;
-  log: EventLog;
-  secrets: Secrets;
-  clock: Clock;
-  nodeId: string;
-  queue: HoldQueue;
-  mailLog: MailLog;
-  rspamd: Pick<Rspamd, 'check'> | null;
-}>;
+type Deps = Omit<WatchDeps, 'logger' | 'caughtUp' | 'lookMs'>;
 
 /** How far the mail log may be behind the queue. */
 export const LOG_BEHIND_MS = 1_500;

@@ -1,6 +1,6 @@
 import { dropAnnouncements, findAnnouncements } from '../db/quarantine-announcements.ts';
 import { findOutOfHoldQueue, type QueuedMessage } from '../projections/hold-queue.ts';
-import type { HeldFile } from './hold-queue.ts';
+import { type HeldFile, lineOf } from './hold-queue.ts';
 import { addHeld, type Find, isOf, LOG_BEHIND_MS } from './hold-queue-adding.ts';
 import type { Watch, WatchDeps } from './hold-queue-watch.ts';
 
@@ -13,11 +13,9 @@ const ADDED_AT_ONCE = 4;
 /** In one look; the others come with the next, at once. */
 const ADDED_MAX = 200;
 
-/** A file, told from all others. */
-export const keyOf = ({ queueId, file }: HeldFile): string =>
-  `${queueId} ${file.size} ${file.mtime}`;
-export const keyOfMessage = ({ queueId, fileSize, fileMtime }: QueuedMessage): string =>
-  `${queueId} ${fileSize} ${fileMtime}`;
+/** The line of the file that a message was taken in from. */
+export const lineOfMessage = ({ queueId, fileSize, fileMtime }: QueuedMessage): string =>
+  lineOf({ queueId, file: { size: fileSize, mtime: fileMtime } });
 
 /** Takes in what is held and not known. True when some are left for the next look. */
 export async function takeIn(
@@ -25,7 +23,7 @@ export async function takeIn(
   watch: Watch,
   unknown: readonly HeldFile[],
 ): Promise<boolean> {
-  const keys = new Set(unknown.map(keyOf));
+  const keys = new Set(unknown.map(lineOf));
   for (const key of watch.sightings.keys()) if (!keys.has(key)) watch.sightings.delete(key);
   for (const key of watch.refused.keys()) if (!keys.has(key)) watch.refused.delete(key);
   if (unknown.length === 0) return false;
@@ -36,10 +34,10 @@ export async function takeIn(
   // All of one look together, or many of which it says nothing would take for ever.
   const logUntilMs = performance.now() + LOG_BEHIND_MS;
   for (const file of unknown) {
-    if ((watch.refused.get(keyOf(file)) ?? 0) > deps.clock.nowMs()) continue;
-    const sightings = (watch.sightings.get(keyOf(file)) ?? 0) + 1;
-    watch.sightings.set(keyOf(file), sightings);
-    const before = ended.get(keyOf(file)) ?? [];
+    if ((watch.refused.get(lineOf(file)) ?? 0) > deps.clock.nowMs()) continue;
+    const sightings = (watch.sightings.get(lineOf(file)) ?? 0) + 1;
+    watch.sightings.set(lineOf(file), sightings);
+    const before = ended.get(lineOf(file)) ?? [];
     const announcement = announcements.get(file.queueId);
     const isAnnounced = announcement !== undefined && isOf(announcement, file.file.mtime);
     // One that was here before must be seen again: it may have left while the queue was being read.
@@ -92,7 +90,7 @@ async function addAll(deps: WatchDeps, watch: Watch, finds: readonly Find[]): Pr
 
 /** Nobody would learn of mail that is never listed, were it not said. */
 function noteUnlisted({ logger }: WatchDeps, { sightings }: Watch, { file }: Find): void {
-  if (sightings.get(keyOf(file)) !== UNLISTED) return;
+  if (sightings.get(lineOf(file)) !== UNLISTED) return;
   logger.warn({ queue_id: file.queueId }, 'a file is held that Postfix does not list');
 }
 
@@ -101,8 +99,8 @@ const refusedOf =
   ({ logger, clock }: WatchDeps, { refused }: Watch, { file }: Find) =>
   (error: unknown): false => {
     const fields = { err: error, queue_id: file.queueId };
-    if (!refused.has(keyOf(file))) logger.warn(fields, 'a held message cannot be taken in');
-    refused.set(keyOf(file), clock.nowMs() + REFUSED_MS);
+    if (!refused.has(lineOf(file))) logger.warn(fields, 'a held message cannot be taken in');
+    refused.set(lineOf(file), clock.nowMs() + REFUSED_MS);
     return false;
   };
 
@@ -111,7 +109,7 @@ function groupByFile(
 ): ReadonlyMap<string, readonly QueuedMessage[]> {
   const groups = new Map<string, QueuedMessage[]>();
   for (const message of messages) {
-    const key = keyOfMessage(message);
+    const key = lineOfMessage(message);
     groups.set(key, [...(groups.get(key) ?? []), message]);
   }
   return groups;

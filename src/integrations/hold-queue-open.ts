@@ -1,19 +1,13 @@
-import type pg from 'pg';
-import type { Logger } from 'pino';
-import type { Clock } from '../clock.ts';
 import { saveAnnouncement } from '../db/quarantine-announcements.ts';
 import type { MessageStore } from '../domain/message-store.ts';
-import type { Scan } from '../domain/quarantine-language.ts';
-import type { EventLog } from '../eventlog/eventlog.ts';
-import type { Secrets } from '../secrets.ts';
+import type { Announcement } from '../domain/quarantine-language.ts';
 import { type HoldQueue, openHoldQueue } from './hold-queue.ts';
-import { startHoldQueueWatch } from './hold-queue-watch.ts';
+import { startHoldQueueWatch, type WatchDeps } from './hold-queue-watch.ts';
 import { followMailLog } from './mail-log.ts';
 import type { Outlet } from './outlet.ts';
 import { connectPostfixHelper } from './postfix-helper.ts';
 import { createPostfixOutlet } from './postfix-outlet.ts';
 import { postfixStore } from './postfix-store.ts';
-import type { Rspamd } from './rspamd.ts';
 
 export type PostfixSettings = Readonly<{
   /** Of the privileged helper. */
@@ -27,23 +21,12 @@ export type PostfixSettings = Readonly<{
 export type HoldQueueSide = Readonly<{
   store: MessageStore;
   outlet: Outlet;
-  announce: (said: Scan & Readonly<{ queueId: string; clientIp: string | null }>) => Promise<void>;
+  announce: (said: Announcement) => Promise<void>;
   warnings: () => readonly string[];
   stop: () => Promise<void>;
 }>;
 
-type Deps = Readonly<{
-  pool: pg.Pool;
-  log: EventLog;
-  secrets: Secrets;
-  clock: Clock;
-  logger: Logger;
-  nodeId: string;
-  /** Null: nothing can be asked of the filter. */
-  rspamd: Pick<Rspamd, 'check'> | null;
-  /** Resolves when the read model of the quarantine has everything that the log has now. */
-  caughtUp: () => Promise<boolean>;
-}>;
+type Deps = Omit<WatchDeps, 'queue' | 'mailLog' | 'lookMs'>;
 
 /** Postfix's own default of five days. */
 const LIFETIME_MS = 5 * 86_400_000;

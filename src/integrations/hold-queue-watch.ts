@@ -15,9 +15,9 @@ import { commandIdOf, handleCommand } from '../eventlog/handle-command.ts';
 import { systemMeta } from '../eventlog/system-meta.ts';
 import { findInHoldQueue, type QueuedMessage } from '../projections/hold-queue.ts';
 import type { Secrets } from '../secrets.ts';
-import type { HoldQueue } from './hold-queue.ts';
+import { type HoldQueue, lineOf } from './hold-queue.ts';
 import { isOf, LOG_BEHIND_MS, scanOf } from './hold-queue-adding.ts';
-import { keyOf, keyOfMessage, takeIn } from './hold-queue-intake.ts';
+import { lineOfMessage, takeIn } from './hold-queue-intake.ts';
 import type { MailLog } from './mail-log.ts';
 import { vanishedHow } from './postfix-outlet.ts';
 import type { HoldUsage } from './postfix-store.ts';
@@ -139,10 +139,10 @@ async function look(deps: WatchDeps, watch: Watch): Promise<boolean> {
     messages: files.length,
     bytes: files.reduce((sum, { file }) => sum + file.size, 0),
   };
-  const known = new Set(messages.map(keyOfMessage));
-  const present = new Set(files.map(keyOf));
-  const unknown = files.filter((file) => !known.has(keyOf(file)));
-  const missing = messages.filter((message) => !present.has(keyOfMessage(message)));
+  const known = new Set(messages.map(lineOfMessage));
+  const present = new Set(files.map(lineOf));
+  const unknown = files.filter((file) => !known.has(lineOf(file)));
+  const missing = messages.filter((message) => !present.has(lineOfMessage(message)));
   await noteScans(deps, messages);
   await noteGone(deps, watch, missing);
   const isMore = await takeIn(deps, watch, unknown);

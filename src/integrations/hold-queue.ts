@@ -115,8 +115,9 @@ export function openHoldQueue(helper: PostfixHelper): HoldQueue {
   }
 }
 
-/** How the helper names a file, and how it is told which one is meant. */
-const lineOf = ({ queueId, file }: HeldFile): string => `${queueId} ${file.size} ${file.mtime}`;
+/** How the helper names a file, and is told which one is meant: no two files ever have the same. */
+export const lineOf = ({ queueId, file }: HeldFile): string =>
+  `${queueId} ${file.size} ${file.mtime}`;
 
 function toHeld(line: string): HeldFile[] {
   const [, queueId = '', size, mtime = ''] = HELD_LINE.exec(line) ?? [];

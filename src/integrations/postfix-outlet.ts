@@ -45,11 +45,11 @@ async function release(
   { started, signal }: Readonly<{ started: QuarantinedMessage; signal: AbortSignal }>,
 ): Promise<Tried> {
   const wanted = addressed(history, started);
-  const { held } = history;
+  const { held, arrivedAt } = history;
   if (held === null || wanted === null) return GONE;
-  const heldMs = deps.clock.nowMs() - Date.parse(history.arrivedAt);
+  const heldMs = deps.clock.nowMs() - Date.parse(arrivedAt);
   const isOld = heldMs > (await deps.lifetimeMs()) * OLD_SHARE;
-  const now = await letGo(deps, history, isOld ? 'requeue' : 'release');
+  const now = await letGo(deps, { held, arrivedAt }, isOld ? 'requeue' : 'release');
   if (!('queueId' in now)) return { ...GONE, how: now.gone };
   const facts = await deps.mailLog.wait(
     now.queueId,
@@ -78,10 +78,9 @@ type LetGo = Readonly<{ queueId: string } | { gone: VanishedHow }>;
 
 async function letGo(
   deps: PostfixOutletDeps,
-  { held, arrivedAt }: Pick<OpenedHistory, 'held' | 'arrivedAt'>,
+  { held, arrivedAt }: Readonly<{ held: HeldFile; arrivedAt: string }>,
   verb: Extract<HoldVerb, 'release' | 'requeue' | 'bounce'>,
 ): Promise<LetGo> {
-  if (held === null) return { gone: 'unknown' };
   const { queueId } = held;
   const outcome = await deps.queue.act(verb, held);
   requireSaid(outcome, queueId);

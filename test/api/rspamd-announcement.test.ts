@@ -2,13 +2,9 @@ import { isIP } from 'node:net';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { readIngestHeaders } from '../../src/api/ingest-headers.ts';
-import {
-  type Announcement,
-  announcementOfEnvelope,
-  readAnnouncement,
-} from '../../src/api/rspamd-announcement.ts';
+import { announcementOfEnvelope, readAnnouncement } from '../../src/api/rspamd-announcement.ts';
 import { DomainError } from '../../src/domain/errors.ts';
-import { REASONS } from '../../src/domain/quarantine-language.ts';
+import { type Announcement, REASONS } from '../../src/domain/quarantine-language.ts';
 
 const QID = '4jZw8h4Zs8z1TwMx';
 const read = (members: object): Announcement => readAnnouncement({ qid: QID, ...members });

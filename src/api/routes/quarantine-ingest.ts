@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import { toTimestamp } from '../../clock.ts';
 import { isNarrowed } from '../../domain/access.ts';
 import { DomainError } from '../../domain/errors.ts';
-import type { AddedData } from '../../domain/quarantine-language.ts';
+import type { AddedData, Announcement } from '../../domain/quarantine-language.ts';
 import { quarantinedMessage, quarantinedMessageStream } from '../../domain/quarantined-message.ts';
 import { commandIdOf, handleCommand, readState } from '../../eventlog/handle-command.ts';
 import {
@@ -18,7 +18,6 @@ import { type IncomingMail, incoming, mailIntake } from '../mail-intake.ts';
 import { BASE_PATH } from '../paths.ts';
 import { QuarantineItem, viewMessage } from '../quarantine-view.ts';
 import { type Answer, type Call, route } from '../route.ts';
-import type { Announcement } from '../rspamd-announcement.ts';
 import type { z } from '../zod.ts';
 
 export const quarantineIngestRoutes = [
