@@ -74,7 +74,7 @@ export type StoredEvent = Readonly<{
 /** A committed line by itself, for those who need nothing personal. */
 export type StoredLine = Readonly<{ position: Position; type: string; line: string }>;
 
-/** Lines in order, and the position up to which nothing that matches was left out. */
+/** Lines in order, and how far was looked, as `LogPage` says. */
 export type LinePage = Readonly<{ lines: readonly StoredLine[]; scannedTo: Position }>;
 
 /**
@@ -92,9 +92,15 @@ export type LogFilter = Readonly<{
   /** One more, for readers that are narrowed and also filter. */
   visibleTo?: string;
   outcomes?: readonly string[];
+  /** When it happened, as its recorder says: at or after, and before. Six digits, in UTC. */
+  occurredFrom?: string;
+  occurredTo?: string;
 }>;
 
-/** Events in order, and the position up to which nothing that matches was left out. */
+/**
+ * Events in the order that was asked for, and how far was looked: ascending, nothing that matches was left
+ * out up to `scannedTo`, which is the next `after`; descending, nothing above it, and it is the next `until`.
+ */
 export type LogPage = Readonly<{ events: readonly StoredEvent[]; scannedTo: Position }>;
 
 /** A run of whole events, for exports: no connection is held while one is written out. */
@@ -121,7 +127,7 @@ export type EventLog = Readonly<{
   append: (command: AppendCommand) => Promise<AppendOutcome>;
   /** Events of one stream from a revision on, in order, at most `limit`. */
   readStream: (stream: string, from?: bigint, limit?: number) => Promise<readonly StoredEvent[]>;
-  /** Matching events after a position up to another, at most `limit`; bounded work per call. */
+  /** Matching events after a position up to another, at most `limit`, from either end; bounded work per call. */
   readAll: (range: ReadRange) => Promise<LogPage>;
   /** The same of committed lines alone. */
   readLines: (range: ReadRange) => Promise<LinePage>;
@@ -151,7 +157,11 @@ export type ReadRange = Readonly<{
   until: Position;
   filter: LogFilter;
   limit: number;
+  /** From `after` up (the default), or from `until` down. */
+  order?: Order;
 }>;
+
+export type Order = 'asc' | 'desc';
 
 /** `type:id`, as filters and names are keyed. */
 export const subjectOf = (ref: ResourceRef): string => `${ref.type}:${ref.id}`;

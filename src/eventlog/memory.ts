@@ -141,14 +141,17 @@ function memoryStore({ now = () => new Date(), random = randomBytes }: MemoryLog
   return { events, inStream, append, stored, names, signal };
 }
 
-function pageOf(events: readonly Kept[], { after, until, filter, limit }: ReadRange) {
-  const page = events
+function pageOf(events: readonly Kept[], range: ReadRange) {
+  const { after, until, filter, limit, order = 'asc' } = range;
+  const isUp = order === 'asc';
+  const matching = events
     .slice(Number(after < 0n ? 0n : after), Number(until))
-    .filter(({ recorded }) => matches(filter, recorded))
-    .slice(0, limit);
+    .filter(({ recorded }) => matches(filter, recorded));
+  const page = (isUp ? matching : matching.toReversed()).slice(0, limit);
   const last = page.at(-1);
-  const isFull = page.length === limit && last !== undefined;
-  return { page, scannedTo: isFull ? BigInt(last.recorded.position) : until };
+  if (page.length < limit || last === undefined) return { page, scannedTo: isUp ? until : after };
+  const position = BigInt(last.recorded.position);
+  return { page, scannedTo: isUp ? position : position - 1n };
 }
 
 function asDuplicate({ recorded }: Kept, count: number): AppendOutcome {
@@ -185,6 +188,8 @@ function matches(filter: LogFilter, event: RecordedEvent): boolean {
     among(filter.resources, `${event.resource.type}:${event.resource.id}`) &&
     among(filter.resourceTypes, event.resource.type) &&
     among(filter.outcomes, event.outcome) &&
+    (filter.occurredFrom === undefined || event.occurred_at >= filter.occurredFrom) &&
+    (filter.occurredTo === undefined || event.occurred_at < filter.occurredTo) &&
     inDomain(filter.mailDomains) &&
     inDomain(filter.visibleTo === undefined ? undefined : [filter.visibleTo])
   );

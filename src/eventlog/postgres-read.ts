@@ -4,6 +4,7 @@ import type {
   LinePage,
   LogFilter,
   LogPage,
+  Order,
   Position,
   ReadRange,
   StoredEvent,
@@ -73,28 +74,37 @@ export async function countMatching(
 type Rows = Readonly<{ rows: readonly (readonly string[])[]; scannedTo: Position }>;
 
 async function readStep(pool: pg.Pool, range: ReadRange, what: Columns): Promise<Rows> {
-  const { after, until, limit } = range;
-  if (after >= until) return { rows: [], scannedTo: until };
+  const { after, until, limit, order = 'asc' } = range;
+  const isUp = order === 'asc';
+  const farEnd = isUp ? until : after;
+  if (after >= until) return { rows: [], scannedTo: farEnd };
+  const behind = (position: string) => BigInt(position) - (isUp ? 0n : 1n);
+  const reached = (rows: Rows['rows'], end: Position) => {
+    const last = rows.at(-1)?.[0];
+    return rows.length < limit || last === undefined ? end : behind(last);
+  };
   const filter = await expandTypes(pool, range.filter);
   const driver = pickDriver(filter);
   if (driver === null) {
-    const end = isEmpty(filter) ? until : min(until, after + BigInt(SCAN_POSITIONS));
+    const stretch = isEmpty(filter) ? until - after : BigInt(SCAN_POSITIONS);
+    const end = isUp ? min(until, after + stretch) : max(after, until - stretch);
     const rows = await readMatching(pool, filter, {
-      ...{ what, limit, values: [after, end] },
+      ...{ what, limit, order, values: isUp ? [after, end] : [end, until] },
       clause: 'e.position > $1 and e.position <= $2',
     });
-    return { rows, scannedTo: rows.length < limit ? end : lastOf(rows, end) };
+    return { rows, scannedTo: reached(rows, end) };
   }
   const rest = driver.rest;
   const take = isEmpty(rest) ? limit : CANDIDATES_MAX;
-  const candidates = await readCandidates(pool, driver, { after, until, take });
-  if (candidates.length === 0) return { rows: [], scannedTo: until };
+  const candidates = await readCandidates(pool, driver, { after, until, take, order });
+  if (candidates.length === 0) return { rows: [], scannedTo: farEnd };
   const rows = await readMatching(pool, rest, {
-    ...{ what, limit, values: [candidates] },
+    ...{ what, limit, order, values: [candidates] },
     clause: 'e.position = any($1::bigint[])',
   });
-  const end = candidates.length < take ? until : BigInt(candidates.at(-1) ?? until);
-  return { rows, scannedTo: rows.length < limit ? end : lastOf(rows, end) };
+  const lastCandidate = candidates.length < take ? undefined : candidates.at(-1);
+  const end = lastCandidate === undefined ? farEnd : behind(lastCandidate);
+  return { rows, scannedTo: reached(rows, end) };
 }
 
 type Driver = Readonly<{
@@ -130,7 +140,12 @@ const usable = (list: readonly string[] | undefined): list is readonly string[] 
 async function readCandidates(
   pool: pg.Pool,
   { table, column, values }: Driver,
-  { after, until, take }: { after: Position; until: Position; take: number },
+  {
+    after,
+    until,
+    take,
+    order,
+  }: Readonly<{ after: Position; until: Position; take: number; order: Order }>,
 ): Promise<string[]> {
   if (values.length === 0) return [];
   const cast = column === 'mail_domain' ? 'bigint' : 'text';
@@ -138,11 +153,11 @@ async function readCandidates(
     (_, index) =>
       `(select position from eventlog.${table}
         where ${column} = $${index + 4}::${cast} and position > $1 and position <= $2
-        order by ${column}, position limit $3)`,
+        order by ${column} ${order}, position ${order} limit $3)`,
   );
   const { rows } = await pool.query<string[]>({
-    name: `candidates_${column}_${values.length}`,
-    text: `select position from (${scans.join(' union all ')}) s order by position limit $3`,
+    name: `candidates_${column}_${values.length}_${order}`,
+    text: `select position from (${scans.join(' union all ')}) s order by position ${order} limit $3`,
     values: [after, until, take, ...values],
     rowMode: 'array',
   });
@@ -164,6 +179,7 @@ const LINES: Columns = { select: 'e.position, e.type, e.line', join: '' };
 type Matching = Readonly<{
   what: Columns;
   limit: number;
+  order: Order;
   clause: string;
   values: readonly unknown[];
 }>;
@@ -171,7 +187,7 @@ type Matching = Readonly<{
 async function readMatching(
   pool: pg.Pool,
   filter: LogFilter,
-  { what, limit, clause, values: given }: Matching,
+  { what, limit, order, clause, values: given }: Matching,
 ): Promise<string[][]> {
   const values: unknown[] = [...given, limit];
   const limitAt = values.length;
@@ -183,12 +199,12 @@ async function readMatching(
       with page as materialized (
         select e.position, e.event_id, e.type, e.resource, e.line from eventlog.events e
         where ${clauses.join(' and ')}
-        order by e.position
+        order by e.position ${order}
         limit $${limitAt})
       select ${what.select}
       from page e
       ${what.join}
-      order by e.position`,
+      order by e.position ${order}`,
     values,
     rowMode: 'array',
   });
@@ -198,6 +214,10 @@ async function readMatching(
 function residualClauses(filter: LogFilter, bind: (value: unknown) => string): string[] {
   const any = (expression: string, list: readonly string[] | undefined) =>
     list === undefined ? [] : [`${expression} = any(${bind(list)}::text[])`];
+  const occurred = (operator: string, time: string | undefined) =>
+    time === undefined
+      ? []
+      : [`(e.line::json->>'occurred_at') collate "C" ${operator} ${bind(time)}::text`];
   const inDomain = (ids: readonly string[] | undefined) =>
     ids === undefined
       ? []
@@ -212,6 +232,8 @@ function residualClauses(filter: LogFilter, bind: (value: unknown) => string): s
     ...any("split_part(e.actor, ':', 1)", filter.actorTypes),
     ...any("split_part(e.resource, ':', 1)", filter.resourceTypes),
     ...any("(e.line::json->>'outcome')", filter.outcomes),
+    ...occurred('>=', filter.occurredFrom),
+    ...occurred('<', filter.occurredTo),
     ...inDomain(filter.mailDomains),
     ...inDomain(filter.visibleTo === undefined ? undefined : [filter.visibleTo]),
   ];
@@ -237,5 +259,4 @@ async function expandTypes(pool: pg.Pool, filter: LogFilter): Promise<LogFilter>
 
 const isEmpty = (filter: LogFilter): boolean => Object.keys(filter).length === 0;
 const min = (a: Position, b: Position): Position => (a < b ? a : b);
-const lastOf = (rows: Rows['rows'], fallback: Position): Position =>
-  BigInt(rows.at(-1)?.[0] ?? fallback);
+const max = (a: Position, b: Position): Position => (a > b ? a : b);

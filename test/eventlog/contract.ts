@@ -290,6 +290,71 @@ export function describeEventLogContract(
       expect(seen).toEqual((await all()).events.map((event) => event.position));
     });
 
+    it('reads from the end down, by every kind of filter, what it reads from the start up', async () => {
+      const tag = randomUUID().slice(0, 8);
+      const events = Array.from({ length: 40 }, (_, n) =>
+        anEvent({
+          type: `${tag}.${n % 3}`,
+          resource: { type: 'thing', id: `${tag}${n % 4}` },
+          mailDomains: n % 2 === 0 ? ['9001'] : ['9002'],
+          meta: { ...meta, outcome: n % 5 === 0 ? 'denied' : 'success' },
+        }),
+      );
+      const before = (await log.head()).position;
+      await log.append({ stream: stream(), expected: 'any', events });
+      const { position } = await log.head();
+      const filters = [
+        {},
+        { types: [`${tag}.1`] },
+        { types: [`${tag}.1`, `${tag}.2`], outcomes: ['denied'] },
+        { typePrefixes: [`${tag}.`] },
+        { resources: [`thing:${tag}0`, `thing:${tag}3`] },
+        { mailDomains: ['9001'], actorTypes: ['api_key'] },
+        { outcomes: ['denied'] },
+        { types: [`${tag}.none`] },
+      ];
+      const positionsOf = (page: { events: readonly { position: bigint }[] }) =>
+        page.events.map((event) => event.position);
+      for (const filter of filters) {
+        for (const [after, until] of [
+          [before, position],
+          [before + 3n, position - 4n],
+          [position, before],
+        ] as const) {
+          const up = await log.readAll({ after, until, filter, limit: 1_000 });
+          const down: bigint[] = [];
+          let top = until;
+          while (top > after) {
+            const page = await log.readAll({ after, until: top, filter, limit: 3, order: 'desc' });
+            expect(page.scannedTo < top).toBe(true);
+            down.push(...positionsOf(page));
+            top = page.scannedTo;
+          }
+          expect(down.toReversed()).toEqual(positionsOf(up));
+        }
+      }
+    });
+
+    it('reads by when it happened, half open, whenever it was recorded', async () => {
+      const tag = randomUUID().slice(0, 8);
+      const times = ['2020-01-01T00:00:00.000001Z', '2030-01-01T00:00:00.000000Z', meta.occurredAt];
+      const events = times.map((occurredAt) =>
+        anEvent({ type: `${tag}.at`, meta: { ...meta, occurredAt } }),
+      );
+      await log.append({ stream: stream(), expected: 'any', events });
+      const [early = '', late = '', middle = ''] = times;
+      const between = async (occurredFrom?: string, occurredTo?: string) => {
+        const from = occurredFrom === undefined ? {} : { occurredFrom };
+        const to = occurredTo === undefined ? {} : { occurredTo };
+        const page = await all({ types: [`${tag}.at`], ...from, ...to });
+        return page.events.map(({ line }) => readLine(line).occurred_at);
+      };
+      expect(await between(middle)).toEqual([late, middle]);
+      expect(await between(undefined, middle)).toEqual([early]);
+      expect(await between(early, late)).toEqual([early, middle]);
+      expect(await between(late, late)).toEqual([]);
+    });
+
     it('reads lines in the same order and pages as events, and nothing but the line', async () => {
       const tag = randomUUID().slice(0, 8);
       for (let n = 0; n < 12; n += 1) {
