@@ -1,5 +1,6 @@
-import type { ServerResponse } from 'node:http';
-import type { Envelope } from './envelope.ts';
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import { CSV_CONTENT_TYPE, csvOf, wantsCsv } from './csv.ts';
+import { type Envelope, sendEnvelope, sendText } from './envelope.ts';
 import type { KeptAnswer } from './idempotency.ts';
 import type { Answer, AnyRoute } from './route.ts';
 
@@ -23,6 +24,22 @@ export const headersOf = ({ revision, headers }: DataAnswer): Readonly<Record<st
   ...(revision === undefined ? {} : { ETag: `"${revision}"` }),
   ...headers,
 });
+
+type Open = Readonly<{ request: IncomingMessage; response: ServerResponse }>;
+
+/** Ends the response with the envelope, or with a list as the table that was asked for. */
+export function sendData(
+  route: AnyRoute,
+  { request, response }: Open,
+  answer: Readonly<{ status: number; envelope: Envelope }>,
+): void {
+  const { status, envelope } = answer;
+  if (!wantsCsv(route, request)) sendEnvelope(request, response, status, envelope);
+  else {
+    const text = csvOf(route, envelope.data as readonly unknown[]);
+    sendText(request, response, status, { text, contentType: CSV_CONTENT_TYPE });
+  }
+}
 
 export function setHeaders(
   response: ServerResponse,

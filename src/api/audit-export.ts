@@ -5,19 +5,24 @@ import { DomainError } from '../domain/errors.ts';
 import type { Position, StoredEvent } from '../eventlog/eventlog.ts';
 import { toEvidence } from '../eventlog/evidence.ts';
 import { acceptsGzip } from './accept.ts';
-import { gather, renderText } from './audit-page.ts';
+import { gather, renderTable, renderText, tableHead } from './audit-page.ts';
 import type { AuditReading } from './audit-query.ts';
 import type { Context } from './context.ts';
+import { CSV_CONTENT_TYPE } from './csv.ts';
 import type { Call } from './route.ts';
 
 export const EXPORTS_MAX = 8;
 /** A client that takes nothing for this long is gone. */
 const STALL_MS = 60_000;
+const NDJSON_CONTENT_TYPE = 'application/x-ndjson; charset=utf-8';
 const CHUNK_BYTES = 1_048_576;
 const FILTERED_PAGE_LINES = 1_000;
 
+/** How an export is written: lines of JSON and a trailer, or a table, which has none. */
+type Layout = 'ndjson' | 'csv';
 type Form = 'readable' | 'evidence';
-type Tally = { count: number; first: Position | null; last: Position | null };
+type Options = Readonly<{ layout: Layout; form: Form; limit: number | null }>;
+type Tally = { count: number; first: Position | null; last: Position | null; scannedTo: Position };
 
 /** Lines as bytes, and how far they reach. */
 type Batch = Readonly<{
@@ -25,21 +30,23 @@ type Batch = Readonly<{
   count: number;
   first: Position | null;
   last: Position | null;
+  scannedTo: Position;
 }>;
 
 /**
- * Streams matching events as NDJSON, one a line, up to the head at the start, then a trailer. Holds no
+ * Streams matching events, one a line, up to the head at the start; NDJSON ends with a trailer. Holds no
  * connection while the client is slow, and two batches of memory at most. An export that cannot go on,
- * or whose key ends, resets its connection: without the trailer it cannot be taken for whole.
+ * or whose key ends, resets its connection, so that it cannot be taken for whole.
  */
 export async function streamExport(
   context: Context,
   call: Call<unknown, unknown, unknown>,
   reading: AuditReading,
-  options: Readonly<{ form: Form; limit: number | null }>,
+  options: Options,
 ): Promise<void> {
   const { response } = call;
-  response.setHeader('Content-Type', 'application/x-ndjson; charset=utf-8');
+  const isTable = options.layout === 'csv';
+  response.setHeader('Content-Type', isTable ? CSV_CONTENT_TYPE : NDJSON_CONTENT_TYPE);
   response.setHeader('X-Sealed-Through', sealedThrough(reading.head.recordedAt));
   if (call.request.method === 'HEAD') {
     response.end();
@@ -54,10 +61,12 @@ export async function streamExport(
   const forgetKey = context.liveKeys.onEnd(call.key, cut);
   const forgetStop = context.onStop(cut);
   response.once('close', () => abort.abort());
-  const tally: Tally = { count: 0, first: null, last: null };
+  const scannedTo = reading.order === 'asc' ? reading.after : reading.until;
+  const tally: Tally = { count: 0, first: null, last: null, scannedTo };
   let ended: 'complete' | 'cut' = 'cut';
   try {
     const sink = openSink(call, abort.signal);
+    if (isTable) await sink.write(tableHead());
     const batches = batchesOf(context, reading, options);
     for await (const batch of ahead(batches)) {
       abort.signal.throwIfAborted();
@@ -65,7 +74,7 @@ export async function streamExport(
       context.metrics.exportedLines.inc(batch.count);
       await sink.write(batch.bytes);
     }
-    await sink.end(trailerOf(context, reading, tally, options.limit));
+    await sink.end(isTable ? null : trailerOf(context, reading, tally));
     ended = 'complete';
   } catch (error) {
     if (!abort.signal.aborted) context.logger.error({ err: error }, 'an export was cut');
@@ -106,38 +115,44 @@ function admit({ metrics }: Context): () => void {
 async function* batchesOf(
   context: Context,
   reading: AuditReading,
-  { form, limit }: Readonly<{ form: Form; limit: number | null }>,
+  { layout, form, limit }: Options,
 ): AsyncGenerator<Batch> {
   const { log } = context;
-  const isWhole = Object.keys(reading.filter).length === 0 && limit === null;
-  let { after } = reading;
+  const isUnfiltered = Object.keys(reading.filter).length === 0 && reading.search === null;
+  const isWhole = isUnfiltered && limit === null && reading.order === 'asc';
+  let { after, until } = reading;
   let left = limit ?? Number.POSITIVE_INFINITY;
-  while (after < reading.until && left > 0) {
+  while (after < until && left > 0) {
     if (isWhole && form === 'evidence') {
-      const segment = await log.readEvidence(after, reading.until);
+      const segment = await log.readEvidence(after, until);
       after = segment.scannedTo;
       yield segment;
       continue;
     }
     const take = Math.min(left, FILTERED_PAGE_LINES);
     const page = isWhole
-      ? await log.readSegment(after, reading.until)
-      : await gather(log, { ...reading, after, limit: take });
-    after = page.scannedTo;
-    left -= page.events.length;
-    yield form === 'evidence'
-      ? toEvidence(page.events)
-      : await toReadable(context, reading, page.events);
+      ? await log.readSegment(after, until)
+      : await gather(log, { ...reading, after, until }, take);
+    const { scannedTo, events } = page;
+    if (reading.order === 'asc') after = scannedTo;
+    else until = scannedTo;
+    left -= events.length;
+    const lines =
+      form === 'evidence'
+        ? toEvidence(events)
+        : await toReadable(context, reading, { events, layout });
+    yield { ...lines, scannedTo };
   }
 }
 
 async function toReadable(
   { log }: Context,
   { viewer }: AuditReading,
-  events: readonly StoredEvent[],
-): Promise<Batch> {
+  { events, layout }: Readonly<{ events: readonly StoredEvent[]; layout: Layout }>,
+): Promise<Omit<Batch, 'scannedTo'>> {
+  const render = layout === 'csv' ? renderTable : renderText;
   return {
-    bytes: await renderText(log, events, viewer),
+    bytes: await render(log, events, viewer),
     count: events.length,
     first: events[0]?.position ?? null,
     last: events.at(-1)?.position ?? null,
@@ -182,8 +197,8 @@ function openSink(call: Call<unknown, unknown, unknown>, signal: AbortSignal) {
   };
   return {
     write,
-    async end(last: Buffer) {
-      await write(last);
+    async end(last: Buffer | null) {
+      if (last !== null) await write(last);
       target.end();
       await finished(response, signal);
     },
@@ -205,22 +220,19 @@ function add(tally: Tally, batch: Batch): void {
   tally.count += batch.count;
   tally.first ??= batch.first;
   tally.last = batch.last ?? tally.last;
+  tally.scannedTo = batch.scannedTo;
 }
 
 function trailerOf(
   { cursors }: Context,
-  { bound, after, until }: AuditReading,
-  { count, first, last }: Tally,
-  limit: number | null,
+  { bound }: AuditReading,
+  { count, first, last, scannedTo }: Tally,
 ): Buffer {
-  const isLimited = limit !== null && count >= limit;
-  const end = until > after ? until : after;
-  const reached = isLimited && last !== null ? last : end;
   const trailer = {
     count,
     first_position: first?.toString() ?? null,
     last_position: last?.toString() ?? null,
-    next_cursor: cursors.encode(bound, reached),
+    next_cursor: cursors.encode(bound, scannedTo),
     tree_size: null,
     root_hash: null,
   };

@@ -1,12 +1,13 @@
 import { isNarrowed, type Principal } from '../domain/access.ts';
 import { DomainError } from '../domain/errors.ts';
-import type { Head, LogFilter, Position } from '../eventlog/eventlog.ts';
+import type { Head, LogFilter, Order, Position } from '../eventlog/eventlog.ts';
 import type { Viewer } from '../projections/audit-lines.ts';
+import { type LineSearch, lineSearch } from '../projections/audit-search.ts';
 import { mailDomainStream, normaliseMailDomainName } from '../projections/mail-domains.ts';
 import type { Context } from './context.ts';
 import type { Bound } from './cursor.ts';
 import { invalid } from './input.ts';
-import { PositionText, Timestamp } from './schemas.ts';
+import { PositionText, Text, Timestamp } from './schemas.ts';
 import { z } from './zod.ts';
 
 const LIST_MAX = 50;
@@ -26,6 +27,12 @@ const typeName = listOf(/^[a-z_]{1,64}$/, 'a type, or several with commas');
 export const AuditQuery = z.strictObject({
   from: Timestamp.optional().openapi({ description: 'Recorded at or after.' }),
   to: Timestamp.optional().openapi({ description: 'Recorded before.' }),
+  occurred_from: Timestamp.optional().openapi({
+    description:
+      'Happened at or after, as its recorder says. Not in the order of the log and without an index: narrow by ' +
+      '`from`, `action` or `resource` as well.',
+  }),
+  occurred_to: Timestamp.optional().openapi({ description: 'Happened before.' }),
   actor: reference.optional().openapi({ description: '`type:id`, comma-separated.' }),
   actor_type: typeName.optional(),
   resource: reference.optional().openapi({ description: '`type:id`, comma-separated.' }),
@@ -38,6 +45,17 @@ export const AuditQuery = z.strictObject({
       'A mail domain by its id, or by a name: then every mail domain that ever had the name.',
   }),
   outcome: listOf(/^(success|failure|denied)$/, 'success, failure or denied').optional(),
+  q: Text(200)
+    .optional()
+    .openapi({
+      description:
+        'Words, in any case, each of which must stand in some value that the line shows you: a name, an address, an ' +
+        'id, a reason. Without an index: a page looks for five seconds at most, and `X-Next-Cursor` goes on.',
+    }),
+  order: z.enum(['asc', 'desc']).default('asc').openapi({
+    description:
+      'Oldest first, or newest first. A poller reads ascending: descending, nothing new comes up behind a cursor.',
+  }),
   cursor: z
     .string()
     .min(1, 'must not be empty; leave it out to begin at the start')
@@ -70,6 +88,9 @@ export type AuditReading = Readonly<{
   filter: LogFilter;
   after: Position;
   until: Position;
+  order: Order;
+  /** What a line must hold besides; null without a search. */
+  search: LineSearch | null;
   head: Head;
   bound: Bound;
   viewer: Viewer;
@@ -83,9 +104,7 @@ export async function resolveReading(
   query: AuditQueryInput,
   principal: Principal,
 ): Promise<AuditReading> {
-  if (query.cursor !== undefined && query.after !== undefined) {
-    throw invalid([{ path: 'after', message: 'cannot be combined with cursor' }]);
-  }
+  requireCombinable(query);
   if (query.form === 'evidence') requireEvidence(principal);
   const { log, cursors } = context;
   // The head first: what a name meant until then is all that can stand below it.
@@ -97,22 +116,36 @@ export async function resolveReading(
   const window = {
     ...(query.from === undefined ? {} : { from: query.from }),
     ...(query.to === undefined ? {} : { to: query.to }),
+    ...(query.q === undefined ? {} : { q: query.q }),
+    ...(query.order === 'asc' ? {} : { order: query.order }),
   };
   const meant = mailDomain === null ? rest : { ...rest, mailDomain: mailDomain.meant };
   const bound = cursors.bind({ ...meant, ...window }, principal);
   const started = startOf(context, query, bound, head.position);
   const from = query.from === undefined ? 0n : await log.positionBefore(query.from);
   const to = query.to === undefined ? head.position : await log.positionBefore(query.to);
-  const until = to < head.position ? to : head.position;
+  const isUp = query.order === 'asc';
   return {
     filter,
-    after: started > from ? started : from,
-    until,
+    after: isUp ? max(started ?? 0n, from) : from,
+    until: min(isUp ? to : min(started ?? to, to), head.position),
+    order: query.order,
+    search: query.q === undefined ? null : lineSearch(query.q),
     head,
     bound,
     viewer: viewerOf(context, principal),
     described: JSON.stringify({ ...filter, ...window }),
   };
+}
+
+const min = (a: Position, b: Position): Position => (a < b ? a : b);
+const max = (a: Position, b: Position): Position => (a > b ? a : b);
+
+function requireCombinable({ cursor, after, order }: AuditQueryInput): void {
+  if (after === undefined) return;
+  const message = (other: string) => `cannot be combined with ${other}`;
+  if (cursor !== undefined) throw invalid([{ path: 'after', message: message('cursor') }]);
+  if (order === 'desc') throw invalid([{ path: 'after', message: message('order=desc') }]);
 }
 
 /** The committed bytes hold every tenant's ids, so only readers of everything get them. */
@@ -134,15 +167,16 @@ export function viewerOf({ liveKeys }: Context, principal: Principal): Viewer {
   };
 }
 
+/** Where a cursor or a position puts the reader; null at the beginning. */
 function startOf(
   { cursors }: Context,
   query: AuditQueryInput,
   bound: Bound,
   head: Position,
-): Position {
+): Position | null {
   if (query.cursor !== undefined) return cursors.decode(bound, query.cursor, head);
   if (query.after !== undefined) return cursors.requireInLog(BigInt(query.after), head);
-  return 0n;
+  return null;
 }
 
 function toFilter(query: AuditQueryInput, principal: Principal): LogFilter {
@@ -158,6 +192,8 @@ function toFilter(query: AuditQueryInput, principal: Principal): LogFilter {
     ...(query.resource === undefined ? {} : { resources: query.resource }),
     ...(query.resource_type === undefined ? {} : { resourceTypes: query.resource_type }),
     ...(query.outcome === undefined ? {} : { outcomes: query.outcome }),
+    ...(query.occurred_from === undefined ? {} : { occurredFrom: query.occurred_from }),
+    ...(query.occurred_to === undefined ? {} : { occurredTo: query.occurred_to }),
     ...(isNarrowed(principal) ? { visibleTo: String(principal.mailDomain ?? 0) } : {}),
   };
 }

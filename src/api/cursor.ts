@@ -12,7 +12,7 @@ export type Bound = Readonly<{ filterHash: Buffer }>;
  * when the name is deleted or registered again, and tells nobody the name.
  */
 type CursorFilter = Omit<LogFilter, 'mailDomains'> &
-  Readonly<{ mailDomain?: string; from?: string; to?: string }>;
+  Readonly<{ mailDomain?: string; from?: string; to?: string; q?: string; order?: 'asc' | 'desc' }>;
 
 export type Cursors = Readonly<{
   bind: (filter: CursorFilter, principal: Principal) => Bound;

@@ -9,7 +9,7 @@ import { isConnectionError, unavailable } from '../eventlog/unavailable.ts';
 import type { LiveKey } from '../projections/live-keys.ts';
 import { holdsApiKey, withoutApiKeys } from '../secrets.ts';
 import { requireAcceptable } from './accept.ts';
-import { headersOf, setHeaders, toEnvelope, toKept } from './answer.ts';
+import { headersOf, sendData, setHeaders, toEnvelope, toKept } from './answer.ts';
 import { authenticate, checkIngestPassword } from './authenticate.ts';
 import { hasBody, readBody, takeIn } from './body.ts';
 import type { Context } from './context.ts';
@@ -273,7 +273,7 @@ async function sendAnswer(
   if (context.validateReplies && status < 300) route.reply.parse(envelope.data);
   setHeaders(response, headersOf(answer));
   countUse(context, exchange, status);
-  sendEnvelope(request, response, status, envelope);
+  sendData(route, exchange, { status, envelope });
 }
 
 /** Counted before the answer leaves, so that whoever has the answer finds the use counted. */

@@ -1,11 +1,12 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
-import type { z } from 'zod';
 import type { Operation, Principal, Reach } from '../domain/access.ts';
 import type { Json } from '../domain/decider.ts';
 import type { ErrorCode } from '../domain/errors.ts';
 import type { EventMeta } from '../eventlog/eventlog.ts';
 import type { LiveKey } from '../projections/live-keys.ts';
 import type { Context } from './context.ts';
+import { CSV_PAGE } from './csv.ts';
+import { z } from './zod.ts';
 
 export type Method = 'get' | 'post' | 'put' | 'patch' | 'delete';
 
@@ -126,12 +127,16 @@ export type AnyRoute = Omit<Route, 'handle'> &
     handle: (context: Context, call: Call<never, never, never>) => Promise<Answer<unknown>>;
   }>;
 
-/** Keeps a route's schemas apart while its handler is checked, then forgets them. */
+/**
+ * Keeps a route's schemas apart while its handler is checked, then forgets them. Every list can be had as a
+ * table, too.
+ */
 export function route<
   Params extends Shape,
   Query extends Shape,
   Body extends z.ZodType,
   Reply extends z.ZodType,
 >(value: Route<Params, Query, Body, Reply>): AnyRoute {
-  return value;
+  const isList = value.method === 'get' && value.reply instanceof z.ZodArray;
+  return isList ? { ...value, produces: { ...value.produces, ...CSV_PAGE } } : value;
 }

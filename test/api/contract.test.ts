@@ -172,7 +172,7 @@ describe('content', () => {
   it.each([
     'text/html',
     'application/xml',
-    'text/csv',
+    'text/tab-separated-values',
     'application/json;q=0',
     'application/jsonx',
   ])('406: Accept: %s', async (accept) => {

@@ -9,9 +9,13 @@ export type SlowExport = Readonly<{
 }>;
 
 /** Begins an export and takes no more of it than the sockets' buffers hold, until it is drained. */
-export function openExport(t: TestGateway, key: string, query = ''): Promise<SlowExport> {
+export function openExport(
+  t: TestGateway,
+  key: string,
+  ...[query = '', accept = 'application/x-ndjson']: readonly string[]
+): Promise<SlowExport> {
   return new Promise((resolve, reject) => {
-    const headers = { 'X-API-Key': key, Accept: 'application/x-ndjson' };
+    const headers = { 'X-API-Key': key, Accept: accept };
     const url = `${t.url}/api/v1/audit/logs?${query}`;
     const request = get(url, { headers, agent: false }, (response) => {
       response.pause();

@@ -2,12 +2,14 @@ import { isNarrowed } from '../../domain/access.ts';
 import { DomainError } from '../../domain/errors.ts';
 import type { StoredEvent } from '../../eventlog/eventlog.ts';
 import { evidenceText } from '../../eventlog/evidence.ts';
-import { acceptedTypes } from '../accept.ts';
+import { preferredType } from '../accept.ts';
 import { sealedThrough, streamExport } from '../audit-export.ts';
 import { AuditLineView } from '../audit-line-view.ts';
-import { gather, renderEvents } from '../audit-page.ts';
+import { behind, gather, renderEvents } from '../audit-page.ts';
 import { AuditQuery, requireEvidence, resolveReading, viewerOf } from '../audit-query.ts';
 import type { Context } from '../context.ts';
+import { CSV } from '../csv.ts';
+import { invalid } from '../input.ts';
 import { BASE_PATH } from '../paths.ts';
 import { route } from '../route.ts';
 import { PositionText } from '../schemas.ts';
@@ -16,6 +18,15 @@ import { z } from '../zod.ts';
 const tag = 'Audit';
 const NDJSON = 'application/x-ndjson';
 const PAGE_LINES = 100;
+const LAYOUTS: ReadonlyMap<string, 'ndjson' | 'csv'> = new Map([
+  [NDJSON, 'ndjson'],
+  [CSV, 'csv'],
+]);
+const OFFERED = ['application/json', ...LAYOUTS.keys()];
+const NO_EVIDENCE_TABLE = {
+  path: 'form',
+  message: 'evidence is bytes that were hashed, which a table cannot hold',
+};
 
 const EvidenceLine = z
   .object({
@@ -34,10 +45,11 @@ const listAuditLogs = route({
   tag,
   summary: 'Read the audit log, which is the event log itself, by cursor.',
   description:
-    'Ascending. Poll with the last `X-Next-Cursor`: it is on every page, also the empty one, it ' +
+    'Ascending unless `order=desc`. Poll with the last `X-Next-Cursor`: it is on every page, also the empty one, it ' +
     'never expires, and no event can ever appear behind it. With `Accept: application/x-ndjson` ' +
     'everything up to the head at the start is streamed, one event a line, closed by a trailer ' +
-    '`{"trailer":{…}}`: an export without it was cut.',
+    '`{"trailer":{…}}`: an export without it was cut. `Accept: text/csv` exports the same as a table, without a ' +
+    'trailer; cut, it resets the connection.',
   permission: read,
   query: AuditQuery,
   reply: z.array(Line),
@@ -62,12 +74,14 @@ const listAuditLogs = route({
     const { query, principal, meta } = call;
     await context.auditTrail.recordRead(meta);
     const reading = await resolveReading(context, query, principal);
-    if (acceptedTypes(call.request.headers.accept ?? '').includes(NDJSON)) {
-      await streamExport(context, call, reading, { form: query.form, limit: query.limit ?? null });
+    const layout = LAYOUTS.get(preferredType(call.request.headers.accept, OFFERED) ?? '');
+    if (layout !== undefined) {
+      const { form, limit = null } = query;
+      if (form === 'evidence' && layout === 'csv') throw invalid([NO_EVIDENCE_TABLE]);
+      await streamExport(context, call, reading, { layout, form, limit });
       return 'streamed';
     }
-    const limit = query.limit ?? PAGE_LINES;
-    const page = await gather(context.log, { ...reading, limit });
+    const page = await gather(context.log, reading, query.limit ?? PAGE_LINES);
     const next = context.cursors.encode(reading.bound, page.scannedTo);
     const headers: Record<string, string> = {
       'X-Next-Cursor': next,
@@ -80,9 +94,13 @@ const listAuditLogs = route({
       return { data: checkable(context, page.events), dataText, headers };
     }
     const lines = await renderEvents(context.log, page.events, reading.viewer);
-    const data = lines.map((line) => ({
+    const isUp = reading.order === 'asc';
+    const data = lines.map((line, index) => ({
       ...line,
-      cursor: context.cursors.encode(reading.bound, BigInt(line.position)),
+      cursor: context.cursors.encode(
+        reading.bound,
+        behind(page.events[index] as StoredEvent, isUp),
+      ),
     }));
     return { data: data as never, headers };
   },

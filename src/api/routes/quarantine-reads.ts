@@ -97,13 +97,12 @@ const histories = atBothPaths('history', (at) =>
     async handle(context, { params, principal, query }) {
       const row = await findVisibleMessage(context, principal, params);
       const { position: until } = await context.log.head();
-      const page = await gather(context.log, {
-        after: BigInt(query.cursor ?? 0),
-        until,
-        filter: { resources: [subjectOf(targetOf(row).resource)] },
-        limit: query.limit,
-      });
-      const lines = await renderEvents(context.log, page.events, viewerOf(context, principal));
+      const viewer = viewerOf(context, principal);
+      const filter = { resources: [subjectOf(targetOf(row).resource)] };
+      const after = BigInt(query.cursor ?? 0);
+      const range = { after, until, filter, order: 'asc', search: null, viewer } as const;
+      const page = await gather(context.log, range, query.limit);
+      const lines = await renderEvents(context.log, page.events, viewer);
       const last = page.events.at(-1)?.position ?? query.cursor ?? '0';
       const headers = { 'X-Next-Cursor': String(last), 'X-Has-More': String(page.hasMore) };
       return { data: lines as never, headers };
