@@ -1,4 +1,7 @@
-/** The kinds of damage that `log verify` tells apart. */
+import { count } from './progress.ts';
+import { clean, say, type Terminal } from './terminal.ts';
+
+/** The kinds of damage that `log verify` and `audit verify` tell apart. */
 export type DamageClass =
   | 'gap'
   | 'stream'
@@ -8,7 +11,10 @@ export type DamageClass =
   | 'disclosure'
   | 'name'
   | 'mail_domain'
-  | 'head';
+  | 'head'
+  | 'order'
+  | 'cut'
+  | 'trailer';
 
 /** One damage; `position` is null where it has no place in the log. */
 export type Problem = Readonly<{ class: DamageClass; position: string | null; detail: string }>;
@@ -48,3 +54,12 @@ export function openFindings(): Findings {
 /** What has no place comes last. */
 const placeOf = ({ position }: Problem): number =>
   position === null ? Number.POSITIVE_INFINITY : Number(position);
+
+/** One line for each class of damage, with its first position. */
+export async function sayDamage(findings: Findings, terminal: Terminal): Promise<void> {
+  for (const { first, count: times } of findings.firstByClass()) {
+    const place = first.position === null ? 'at no position' : `at position ${first.position}`;
+    const more = times === 1 ? '' : ` (the first of ${count(times)})`;
+    await say(terminal, clean(`damaged: ${first.class} ${place}: ${first.detail}${more}`));
+  }
+}

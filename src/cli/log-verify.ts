@@ -1,10 +1,10 @@
 import { loadConfig } from '../config.ts';
 import { CliError, type Command, EXIT, type Given, JSON_OPTION } from './command.ts';
-import type { Findings } from './findings.ts';
+import { type Findings, sayDamage } from './findings.ts';
 import { JOINER } from './help.ts';
 import type { Joined } from './join.ts';
-import { count, counted, type Progress, startProgress } from './progress.ts';
-import { clean, print, printJson, say, type Terminal } from './terminal.ts';
+import { counted, type Progress, startProgress } from './progress.ts';
+import { print, printJson, type Terminal } from './terminal.ts';
 import type { Verdict } from './verify-log.ts';
 
 export const logVerify: Command = {
@@ -41,11 +41,7 @@ async function runVerify(given: Given, terminal: Terminal): Promise<number> {
     .finally(() => progress.end());
   if (given.has('json')) await printJson(terminal.stdout, verdict);
   else await print(terminal.stdout, describe(verdict));
-  for (const { first, count: times } of findings.firstByClass()) {
-    const place = first.position === null ? 'at no position' : `at position ${first.position}`;
-    const more = times === 1 ? '' : ` (the first of ${count(times)})`;
-    await say(terminal, clean(`damaged: ${first.class} ${place}: ${first.detail}${more}`));
-  }
+  await sayDamage(findings, terminal);
   return verdict.ok ? EXIT.done : EXIT.failed;
 }
 

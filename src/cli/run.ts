@@ -4,6 +4,7 @@ import { DomainError } from '../domain/errors.ts';
 import { scrub } from '../logger.ts';
 import { auditExport } from './audit-export.ts';
 import { auditTail } from './audit-tail.ts';
+import { auditVerify } from './audit-verify.ts';
 import { closest } from './closest.ts';
 import { CliError, type Command, EXIT, parseGiven, usageError } from './command.ts';
 import { demo } from './demo.ts';
@@ -24,6 +25,7 @@ export const COMMANDS: readonly Command[] = [
   keysRevoke,
   auditExport,
   auditTail,
+  auditVerify,
   quarantineImport,
   logVerify,
   projectionsList,

@@ -18,12 +18,13 @@ export type EventRow = Readonly<{
 
 /** What the rest of the checks needs of a line. */
 export type LineFacts = Readonly<{
+  event: RecordedEvent;
   /** Every digest of its `_sd` members. */
   digests: ReadonlySet<string>;
   mailDomains: readonly string[];
 }>;
 
-type Report = (damage: DamageClass, detail: string) => void;
+export type Report = (damage: DamageClass, detail: string) => void;
 
 const MEMBERS = [
   'actor',
@@ -56,17 +57,32 @@ const COLUMNS = [
   'type',
 ] as const satisfies readonly (keyof EventRow)[];
 
+/** Checks one line against itself and against the columns beside it; null when it is no line at all. */
+export function verifyRow(row: EventRow, report: Report): LineFacts | null {
+  const facts = verifyLine(row.line, report);
+  if (facts === null) return null;
+  const { event } = facts;
+  for (const column of COLUMNS) {
+    if (event[column] !== row[column]) differs(report, column, row[column], event[column]);
+  }
+  for (const column of ['actor', 'resource'] as const) {
+    const { type, id } = event[column];
+    if (`${type}:${id}` !== row[column]) differs(report, column, row[column], `${type}:${id}`);
+  }
+  return facts;
+}
+
 /**
- * Checks one line against itself (canonical JSON with the members of design.md 4 and no others) and
- * against the columns beside it. Null when it is not even that much of a line.
+ * Checks one line against itself: canonical JSON with the members of design.md 4 and no others. Null when it is
+ * not even that much of a line.
  */
-export function verifyLine(row: EventRow, report: Report): LineFacts | null {
-  const event = parseLine(row.line);
+export function verifyLine(line: string, report: Report): LineFacts | null {
+  const event = parseLine(line);
   if (event === null) {
     report('line', 'is not a JSON object');
     return null;
   }
-  if (!isCanonical(event, row.line)) report('line', 'is not canonical JSON (RFC 8785)');
+  if (!isCanonical(event, line)) report('line', 'is not canonical JSON (RFC 8785)');
   const members = Object.keys(event).sort().join();
   if (members !== MEMBERS) {
     report('line', `has not the members of a line: ${members.slice(0, 200)}`);
@@ -77,14 +93,8 @@ export function verifyLine(row: EventRow, report: Report): LineFacts | null {
     report('line', `${broken} is no object`);
     return null;
   }
-  for (const column of COLUMNS) {
-    if (event[column] !== row[column]) differs(report, column, row[column], event[column]);
-  }
-  for (const column of ['actor', 'resource'] as const) {
-    const { type, id } = event[column];
-    if (`${type}:${id}` !== row[column]) differs(report, column, row[column], `${type}:${id}`);
-  }
   return {
+    event,
     digests: digestsOf(event),
     mailDomains: Array.isArray(event.mail_domains) ? event.mail_domains : [],
   };
@@ -97,16 +107,22 @@ export function verifyDisclosures(
   report: Report,
 ): number {
   const disclosures = parseList(list);
-  if (disclosures === null) {
-    report('disclosure', 'its disclosures are no list of texts');
-    return 0;
-  }
+  if (disclosures === null) report('disclosure', 'its disclosures are no list of texts');
+  else verifyCommitted(disclosures, digests, report);
+  return disclosures?.length ?? 0;
+}
+
+/** Checks that a line has committed to each disclosure. */
+export function verifyCommitted(
+  disclosures: readonly string[],
+  digests: ReadonlySet<string>,
+  report: Report,
+): void {
   for (const disclosure of disclosures) {
     if (digests.has(digestOf(disclosure))) continue;
     // The text is personal, so only its digest is told.
     report('disclosure', `${digestOf(disclosure)} is not among the digests of its line`);
   }
-  return disclosures.length;
 }
 
 /** A stored list (comma-joined JSON strings) as texts; null when it is none. */

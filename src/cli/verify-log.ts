@@ -1,6 +1,6 @@
 import type pg from 'pg';
 import { type Findings, openFindings, type Problem } from './findings.ts';
-import { type EventRow, type LineFacts, verifyDisclosures, verifyLine } from './verify-line.ts';
+import { type EventRow, type LineFacts, verifyDisclosures, verifyRow } from './verify-line.ts';
 import { verifyNames } from './verify-names.ts';
 
 /** What `log verify` found. */
@@ -93,7 +93,7 @@ async function verifySegment(walk: Walk, rows: readonly EventRow[]): Promise<voi
   for (const row of rows) {
     const position = BigInt(row.position);
     verifyPlace(walk, row);
-    const facts = verifyLine(row, (damage, detail) => findings.add(damage, position, detail));
+    const facts = verifyRow(row, (damage, detail) => findings.add(damage, position, detail));
     lines.set(row.position, { eventId: row.event_id, facts });
     if (facts !== null) {
       verifyMailDomains(findings, position, facts, mailDomains.get(row.position) ?? []);

@@ -1,0 +1,59 @@
+import { CliError, type Command, EXIT, type Given, JSON_OPTION } from './command.ts';
+import { sayDamage } from './findings.ts';
+import { count, counted, startProgress } from './progress.ts';
+import { print, printJson, type Terminal } from './terminal.ts';
+import type { ExportVerdict } from './verify-export.ts';
+
+export const auditVerify: Command = {
+  name: 'audit verify',
+  summary: 'Check an export of evidence, with nothing but the file.',
+  description: [
+    'Checks that each line is canonical JSON with the members it must have (line), that it committed to',
+    'each value that is disclosed (disclosure), that positions ascend (order) without a gap (gap), that',
+    'revisions of a stream go on (stream), that recorded times never fall (time), that there is a trailer',
+    '(cut) and that it counts what is there (trailer). Packed files (gzip) are read as they are.',
+    'It asks no server. Who rewrites a line, and all that goes with it, is found out only by comparing with',
+    'an export that is kept elsewhere: lines are not signed yet.',
+  ],
+  parameters: ['FILE'],
+  options: {
+    filtered: { help: 'The export was filtered: positions and revisions may be left out.' },
+    ...JSON_OPTION,
+  },
+  environment: [],
+  exits: {
+    0: 'the export is sound',
+    1: 'it is damaged: standard error has each class and its first position',
+    2: 'it is no export of evidence, or cannot be read',
+  },
+  run: runVerify,
+};
+
+async function runVerify(given: Given, terminal: Terminal): Promise<number> {
+  const [file = ''] = given.parameters;
+  const { verifyExport } = await import('./verify-export.ts');
+  const progress = startProgress(terminal, 'Verifying');
+  const options = {
+    isFiltered: given.has('filtered'),
+    onProgress: (done: number) => progress.update(done, null),
+    signal: terminal.signal,
+  };
+  const { verdict, findings } = await verifyExport(file, options)
+    .catch((error: unknown) => refuse(error, terminal))
+    .finally(() => progress.end());
+  if (given.has('json')) await printJson(terminal.stdout, verdict);
+  else await print(terminal.stdout, describe(verdict));
+  await sayDamage(findings, terminal);
+  return verdict.ok ? EXIT.done : EXIT.failed;
+}
+
+/** A file that cannot be read is no damage of what was exported, and has its own exit status. */
+function refuse(error: unknown, { signal }: Terminal): never {
+  if (signal.aborted || !(error instanceof Error) || error instanceof CliError) throw error;
+  throw new CliError(`The file cannot be read. ${error.message}`, EXIT.unusable);
+}
+
+const describe = (verdict: ExportVerdict): string =>
+  `${verdict.ok ? 'Sound' : 'Damaged'}: ${counted(verdict.events, 'event')} in ` +
+  `${counted(verdict.streams, 'stream')}, positions ${verdict.first ?? '-'} to ${verdict.last ?? '-'}, ` +
+  `${counted(verdict.disclosures, 'disclosure')}, ${count(verdict.undisclosed)} not disclosed.\n`;
