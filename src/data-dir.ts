@@ -81,6 +81,18 @@ export function databaseAccount(dataDir: string, files: Files = nodeFiles): Acco
   return { uid: accountId(uid), gid: accountId(gid) };
 }
 
+/** Makes the data directory of these settings if need be, fit for an embedded database where there is to be one. */
+export async function prepareDataDir({
+  dataDir,
+  databaseUrl,
+}: Readonly<{ dataDir: string | null; databaseUrl: string | null }>): Promise<string> {
+  const uid = process.getuid?.() ?? -1;
+  const { path } = resolveDataDir({ explicit: dataDir, projectRoot: process.cwd(), uid });
+  const hasAccount = databaseUrl === null && uid === 0;
+  await makeDataDir(path, hasAccount ? databaseAccount(path) : null);
+  return path;
+}
+
 /**
  * Makes the data directory if need be: private to us, or (with an account for the database) such
  * that this account may pass through it and still list nothing.

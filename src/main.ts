@@ -11,7 +11,7 @@ import { createMetrics } from './api/metrics.ts';
 import { openRateLimiter } from './api/rate-limiter.ts';
 import { type Clock, systemClock } from './clock.ts';
 import { type Config, requireMasterKeyFile } from './config.ts';
-import { databaseAccount, ensureSecret, makeDataDir, resolveDataDir } from './data-dir.ts';
+import { ensureSecret, prepareDataDir } from './data-dir.ts';
 import { sweepOrphanCredentials } from './db/credentials.ts';
 import { purgeIdempotencyKeys } from './db/idempotency.ts';
 import { belongsToMasterKey } from './db/installation.ts';
@@ -178,14 +178,6 @@ async function openEffects(
   const jobs = cronJobsOf({ ...deps, ...quarantine });
   stops.push(startCronJobs(deps.pool, jobs, deps.logger).stop);
   return { quarantine, webhooks };
-}
-
-async function prepareDataDir(config: Config): Promise<string> {
-  const uid = process.getuid?.() ?? -1;
-  const { path } = resolveDataDir({ explicit: config.dataDir, projectRoot: process.cwd(), uid });
-  if (config.databaseUrl !== null) await makeDataDir(path, null);
-  else await makeDataDir(path, uid === 0 ? databaseAccount(path) : null);
-  return path;
 }
 
 /** The master key as it was set, or the one in the data directory, which must be as good. */

@@ -1,10 +1,10 @@
-import { readFileSync } from 'node:fs';
 import { ConfigError } from '../config.ts';
 import { DomainError } from '../domain/errors.ts';
 import { scrub } from '../logger.ts';
 import { auditExport } from './audit-export.ts';
 import { auditTail } from './audit-tail.ts';
 import { auditVerify } from './audit-verify.ts';
+import { backup } from './backup.ts';
 import { closest } from './closest.ts';
 import { CliError, type Command, EXIT, parseGiven, usageError } from './command.ts';
 import { demo } from './demo.ts';
@@ -14,8 +14,10 @@ import { logVerify } from './log-verify.ts';
 import { openapiPrint } from './openapi.ts';
 import { projectionsList, projectionsRebuild } from './projections.ts';
 import { quarantineImport } from './quarantine-import.ts';
+import { restore } from './restore.ts';
 import { serve } from './serve.ts';
 import { clean, isBrokenPipe, print, say, type Terminal } from './terminal.ts';
+import { productVersion } from './version.ts';
 
 /** Every command. What is heavy each of them loads when it runs, so that `--help` is quick. */
 export const COMMANDS: readonly Command[] = [
@@ -30,6 +32,8 @@ export const COMMANDS: readonly Command[] = [
   logVerify,
   projectionsList,
   projectionsRebuild,
+  backup,
+  restore,
   openapiPrint,
   demo,
 ];
@@ -55,7 +59,7 @@ async function dispatch(argv: readonly string[], terminal: Terminal): Promise<nu
     return EXIT.unusable;
   }
   if (isHelp(first)) return show(terminal, helpOfProgram(COMMANDS));
-  if (first === '--version') return show(terminal, `mailguard ${versionOf()}\n`);
+  if (first === '--version') return show(terminal, `mailguard ${productVersion()}\n`);
   const single = COMMANDS.find(({ name }) => name === first);
   if (single !== undefined) return runCommand(single, argv.slice(1), terminal);
   const isGroup = COMMANDS.some(({ name }) => name.startsWith(`${first} `));
@@ -123,9 +127,4 @@ function describeDomainError({ code, message, details }: DomainError): string {
   return [`${code}: ${message}`, ...issues.map((issue) => `- ${issue.path} ${issue.message}`)].join(
     '\n',
   );
-}
-
-function versionOf(): string {
-  const file = new URL('../../package.json', import.meta.url);
-  return (JSON.parse(readFileSync(file, 'utf8')) as { version: string }).version;
 }

@@ -1,0 +1,130 @@
+import { createHash } from 'node:crypto';
+import { createReadStream, createWriteStream } from 'node:fs';
+import { open, readFile, rename } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { type Readable, Transform, type Writable } from 'node:stream';
+import { pipeline } from 'node:stream/promises';
+import { createGunzip, createGzip } from 'node:zlib';
+import { z } from 'zod';
+import { CliError, EXIT } from './command.ts';
+
+/** The shape of a backup; a program reads only the one that it knows. */
+export const FORMAT = 1;
+const MANIFEST = 'manifest.json';
+
+const Table = z.strictObject({
+  schema: z.enum(['eventlog', 'public']),
+  name: z.string(),
+  columns: z.array(z.string()),
+  partitions: z.array(z.strictObject({ name: z.string(), bound: z.string() })),
+  file: z.string().regex(/^tables\/[a-z0-9_]+\.[a-z0-9_]+\.copy\.gz$/),
+  rows: z.number().int(),
+  bytes: z.number().int(),
+  sha256: z.string(),
+});
+
+const Manifest = z.strictObject({
+  format: z.literal(FORMAT),
+  product: z.string(),
+  made_at: z.string(),
+  migrations: z.array(z.string()),
+  log: z.strictObject({ log_id: z.string(), epoch: z.number().int(), head: z.string() }),
+  key_fingerprint: z.string().nullable(),
+  tables: z.array(Table),
+  sequences: z.array(z.strictObject({ name: z.string(), last: z.string().nullable() })),
+  /** The list of held messages' files, one line each; null without a spool. */
+  spool: z
+    .strictObject({ messages: z.number().int(), bytes: z.number().int(), sha256: z.string() })
+    .nullable(),
+});
+
+export type Manifest = z.output<typeof Manifest>;
+export type TableFile = Manifest['tables'][number];
+
+/** How much went through, and what its bytes hash to, before they were packed. */
+export type Measured = Readonly<{ rows: number; bytes: number; sha256: string }>;
+
+const NEWLINE = 10;
+
+/** Measures what flows through. COPY writes line feeds inside of values as `\n`, so each ends a row. */
+function measure(): { through: Transform; measured: () => Measured } {
+  const hash = createHash('sha256');
+  let rows = 0;
+  let bytes = 0;
+  const through = new Transform({
+    transform(chunk: Buffer, _encoding, done) {
+      hash.update(chunk);
+      bytes += chunk.length;
+      for (let at = chunk.indexOf(NEWLINE); at !== -1; at = chunk.indexOf(NEWLINE, at + 1))
+        rows += 1;
+      done(null, chunk);
+    },
+  });
+  return { through, measured: () => ({ rows, bytes, sha256: hash.digest('hex') }) };
+}
+
+/** Writes a stream to a new file, packed; it is on the disk when the promise resolves. */
+export async function writePacked(source: Readable, file: string): Promise<Measured> {
+  const { through, measured } = measure();
+  const target = createWriteStream(file, { flags: 'wx', mode: 0o600, flush: true });
+  await pipeline(source, through, createGzip({ level: 1 }), target);
+  return measured();
+}
+
+/** Reads a packed file, to `target` if there is one. */
+export async function readPacked(file: string, target: Writable | null): Promise<Measured> {
+  const { through, measured } = measure();
+  const unpacked = [createReadStream(file), createGunzip(), through] as const;
+  if (target === null) await pipeline(...unpacked, async (chunks) => drain(chunks));
+  else await pipeline(...unpacked, target);
+  return measured();
+}
+
+async function drain(chunks: AsyncIterable<unknown>): Promise<void> {
+  for await (const _ of chunks);
+}
+
+/** Writes the manifest, last and whole: a directory without one is no backup. */
+export async function writeManifest(dir: string, manifest: Manifest): Promise<void> {
+  const draft = join(dir, `${MANIFEST}.part`);
+  const file = await open(draft, 'wx', 0o600);
+  await file.writeFile(`${JSON.stringify(manifest, null, 2)}\n`);
+  await file.sync();
+  await file.close();
+  await rename(draft, join(dir, MANIFEST));
+  await syncDirectory(dir);
+  await syncDirectory(dirname(dir));
+}
+
+/** Makes the names in a directory durable. */
+export async function syncDirectory(dir: string): Promise<void> {
+  const handle = await open(dir, 'r');
+  await handle.sync().finally(() => handle.close());
+}
+
+/** The manifest of a backup, or a sentence that says why it is none. */
+export async function readManifest(dir: string): Promise<Manifest> {
+  const text = await readFile(join(dir, MANIFEST), 'utf8').catch((error: NodeJS.ErrnoException) => {
+    const why =
+      error.code === 'ENOENT' ? 'it has no manifest.json, so it was not ended' : error.message;
+    throw new CliError(`${dir} is no backup: ${why}.`, EXIT.unusable);
+  });
+  const parsed = Manifest.safeParse(parse(text));
+  if (parsed.success) return parsed.data;
+  const format = (parse(text) as { format?: unknown } | null)?.format;
+  if (typeof format === 'number' && format !== FORMAT) {
+    throw new CliError(
+      `This backup has format ${format}; this program reads ${FORMAT}.`,
+      EXIT.unusable,
+    );
+  }
+  throw new CliError(`The manifest of ${dir} is damaged.`);
+}
+
+function parse(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return null;
+  }
+}

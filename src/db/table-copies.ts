@@ -1,0 +1,148 @@
+import type { Readable, Writable } from 'node:stream';
+import type pg from 'pg';
+import { from as copyFrom, to as copyTo } from 'pg-copy-streams';
+
+/** A table as a backup names it; the bounds are those of its partitions, as PostgreSQL writes them. */
+export type CopiedTable = Readonly<{
+  schema: string;
+  name: string;
+  columns: readonly string[];
+  partitions: readonly Readonly<{ name: string; bound: string }>[];
+}>;
+
+/** Both schemas of this program; whatever else is in the database is somebody else's. */
+export type Schema = 'eventlog' | 'public';
+
+/**
+ * What says only how this database was made, or names tables beside the read models: a restored database has its own.
+ */
+const NOT_COPIED = ['schema_migrations', 'projection_copies'];
+
+/**
+ * The tables of a schema, from the catalogue, so that none can be forgotten; those that refer to others come
+ * behind them.
+ */
+export async function listTables(
+  db: pg.ClientBase,
+  schema: Schema,
+): Promise<readonly CopiedTable[]> {
+  const { rows } = await db.query<CopiedTable>(
+    `select $1::text as schema, c.relname as name,
+       (select array_agg(a.attname::text order by a.attnum) from pg_attribute a
+        where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped) as columns,
+       coalesce((select json_agg(json_build_object('name', p.relname, 'bound',
+                   pg_get_expr(p.relpartbound, p.oid)) order by p.relname)
+        from pg_inherits i join pg_class p on p.oid = i.inhrelid where i.inhparent = c.oid), '[]') as partitions
+     from pg_class c
+     where c.relnamespace = $1::regnamespace and c.relkind in ('r', 'p') and not c.relispartition
+       and c.relname <> all($2)
+     order by exists (select from pg_constraint f where f.conrelid = c.oid and f.contype = 'f'), c.relname`,
+    [schema, NOT_COPIED],
+  );
+  return rows;
+}
+
+const quote = (name: string): string => `"${name.replaceAll('"', '""')}"`;
+const columnsOf = ({ columns }: CopiedTable): string => columns.map(quote).join(', ');
+const nameOf = ({ schema, name }: CopiedTable): string => `${quote(schema)}.${quote(name)}`;
+
+/** Every row as PostgreSQL's own text (COPY), one a line. */
+export const copyOut = (db: pg.Client, table: CopiedTable): Readable =>
+  db.query(copyTo(`copy (select ${columnsOf(table)} from ${nameOf(table)}) to stdout`));
+
+/** Takes rows as `copyOut` gave them. */
+export const copyIn = (db: pg.Client, table: CopiedTable): Writable =>
+  db.query(copyFrom(`copy ${nameOf(table)} (${columnsOf(table)}) from stdin`));
+
+/** Makes a table ready for its rows: empty, and with the partitions that they need. */
+export async function prepareTable(db: pg.ClientBase, table: CopiedTable): Promise<void> {
+  const { rows } = await db.query(`select from ${nameOf(table)} limit 1`);
+  // What a migration puts into a new database; the log itself refuses to be emptied, and is empty.
+  if (rows.length > 0) await db.query(`delete from ${nameOf(table)}`);
+  for (const { name, bound } of table.partitions) {
+    const partition = `${quote(table.schema)}.${quote(name)}`;
+    // The bound is an expression; it comes from a manifest whose hash was checked, made by this very function's like.
+    if (!/^FOR VALUES FROM \('[0-9: +-]+'\) TO \('[0-9: +-]+'\)$/.test(bound)) {
+      throw new Error(`a partition has the bound ${bound}`);
+    }
+    await db.query(
+      `create table if not exists ${partition} partition of ${nameOf(table)} ${bound}`,
+    );
+  }
+}
+
+/** Where a sequence is; null for one that has given out nothing. */
+export type Sequence = Readonly<{ name: string; last: string | null }>;
+
+export async function listSequences(db: pg.ClientBase): Promise<readonly Sequence[]> {
+  const { rows } = await db.query<Sequence>(
+    `select sequencename as name, last_value::text as last from pg_sequences
+     where schemaname = 'public' order by 1`,
+  );
+  return rows;
+}
+
+export async function setSequence(db: pg.ClientBase, { name, last }: Sequence): Promise<void> {
+  if (last === null) return;
+  await db.query('select setval($1::regclass, $2::bigint)', [`public.${quote(name)}`, last]);
+}
+
+export async function listMigrations(db: pg.ClientBase): Promise<readonly string[]> {
+  const { rows } = await db.query<{ name: string }>(
+    'select name from public.schema_migrations order by id',
+  );
+  return rows.map(({ name }) => name);
+}
+
+/** What a log is told by, and where it ends. */
+export type LogState = Readonly<{ log_id: string; epoch: number; head: string }>;
+
+export async function readLogState(db: pg.ClientBase): Promise<LogState> {
+  const { rows } = await db.query<LogState>(
+    `select log_id, epoch, coalesce((select max(position) from eventlog.events), 0)::text as head
+     from eventlog.log_info`,
+  );
+  const [state] = rows;
+  if (state === undefined) throw new Error('eventlog.log_info is empty');
+  return state;
+}
+
+/**
+ * Begins another epoch: positions may have been taken back, so no cursor of before may go on. Minutes since 1970,
+ * so that a second restore of one backup is told from the first.
+ */
+export async function beginEpoch(db: pg.ClientBase): Promise<number> {
+  const { rows } = await db.query<{ epoch: number }>(
+    `update eventlog.log_info
+     set epoch = greatest(epoch + 1, (extract(epoch from clock_timestamp()) / 60)::int)
+     returning epoch`,
+  );
+  return rows[0]?.epoch ?? 0;
+}
+
+/** The fingerprint of the master key that the database was begun with, in hex; null before the first start. */
+export async function readFingerprint(db: pg.ClientBase): Promise<string | null> {
+  const { rows } = await db.query<{ fingerprint: string }>(
+    `select encode(key_fingerprint, 'hex') as fingerprint from public.installation`,
+  );
+  return rows[0]?.fingerprint ?? null;
+}
+
+const PAGE_IDS = 1_000;
+
+/** Messages whose bytes the spool has, a page at a time. */
+export async function* listSpooled(db: pg.ClientBase): AsyncGenerator<readonly string[]> {
+  let after = '00000000-0000-0000-0000-000000000000';
+  for (;;) {
+    const { rows } = await db.query<{ id: string }>(
+      `select id from public.quarantined_messages
+       where id > $1 and store = 'spool' and has_content and state in ('held', 'release_requested',
+         'release_failed', 'discard_requested') order by id limit $2`,
+      [after, PAGE_IDS],
+    );
+    const last = rows.at(-1);
+    if (last === undefined) return;
+    yield rows.map(({ id }) => id);
+    after = last.id;
+  }
+}
