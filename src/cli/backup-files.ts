@@ -104,9 +104,9 @@ export async function syncDirectory(dir: string): Promise<void> {
 
 /** The manifest of a backup, or a sentence that says why it is none. */
 export async function readManifest(dir: string): Promise<Manifest> {
-  const text = await readFile(join(dir, MANIFEST), 'utf8').catch((error: NodeJS.ErrnoException) => {
-    const why =
-      error.code === 'ENOENT' ? 'it has no manifest.json, so it was not ended' : error.message;
+  const text = await readFile(join(dir, MANIFEST), 'utf8').catch((error: unknown) => {
+    const { code, message } = error as NodeJS.ErrnoException;
+    const why = code === 'ENOENT' ? 'it has no manifest.json, so it was not ended' : message;
     throw new CliError(`${dir} is no backup: ${why}.`, EXIT.unusable);
   });
   const parsed = Manifest.safeParse(parse(text));
