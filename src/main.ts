@@ -43,6 +43,7 @@ import { loadLiveKeys } from './projections/live-keys.ts';
 import { mailDomainHistory } from './projections/mail-domain-history.ts';
 import { type Projector, startProjector } from './projections/projector.ts';
 import { purgeDenials } from './projections/rate-limits.ts';
+import { dropStaleCopies } from './projections/rebuild.ts';
 import { type CronJob, startCronJobs } from './scheduler/cron.ts';
 import { type PeriodicJob, startPeriodicJobs } from './scheduler/periodic.ts';
 import { deriveSecrets, type Secrets } from './secrets.ts';
@@ -117,11 +118,8 @@ export async function startGateway(
     stops.push(() => activity.flush(true));
     stops.push(jobs.stop);
     const effects = { pool, log, clock, logger, secrets, nodeId, projector };
-    const { quarantine, webhooks } = await openEffects(
-      effects,
-      { config, overrides, dataDir },
-      stops,
-    );
+    const settings = { config, overrides, dataDir };
+    const { quarantine, webhooks } = await openEffects(effects, settings, stops);
     const stopping = stopSignal();
     const context: Context = {
       config,
@@ -233,6 +231,7 @@ async function purge(kept: Purged): Promise<void> {
   const { pool, clock, limiter, activity } = kept;
   await purgeIdempotencyKeys(pool, clock.now());
   await purgeDenials(pool, new Date(clock.nowMs() - 2 * HOUR_MS));
+  await dropStaleCopies(pool, clock.now());
   await sweepOrphanCredentials(pool);
   await purgeJobs(pool, clock.now());
   await purgeWebhooks(kept);

@@ -24,7 +24,8 @@ export type Joined = Readonly<{
 /** What a client needs who reads and appends as the gateway does. */
 export type Opened = Readonly<{ pool: pg.Pool; log: EventLog }>;
 
-const POOL_SIZE = 4;
+/** A rebuild holds four at once, and reads the log besides. */
+const POOL_SIZE = 6;
 const silent = { info: () => undefined, warn: () => undefined, error: () => undefined };
 
 /**
@@ -95,7 +96,8 @@ async function startEmbedded(config: Config): Promise<EmbeddedPostgres> {
   }
 }
 
-async function requireTable(url: string, table: string): Promise<void> {
+/** Refuses a database that lacks a table of this release. */
+export async function requireTable(url: string, table: string): Promise<void> {
   const client = openClient({ url, role: null });
   try {
     await client.connect();
@@ -110,7 +112,7 @@ async function requireTable(url: string, table: string): Promise<void> {
     await client.end().catch(() => undefined);
   }
   throw new CliError(
-    'The database holds nothing of MailGuard: start the gateway once.',
+    'The database holds nothing of MailGuard, or only of an earlier release: start the gateway once.',
     EXIT.unusable,
   );
 }

@@ -12,7 +12,12 @@ import { helpOfCommand, helpOfProgram } from './help.ts';
 import { keysCreate, keysList, keysRevoke } from './keys.ts';
 import { logVerify } from './log-verify.ts';
 import { openapiPrint } from './openapi.ts';
-import { projectionsList, projectionsRebuild } from './projections.ts';
+import {
+  projectionsClean,
+  projectionsList,
+  projectionsRebuild,
+  projectionsRollback,
+} from './projections.ts';
 import { quarantineImport } from './quarantine-import.ts';
 import { restore } from './restore.ts';
 import { serve } from './serve.ts';
@@ -32,6 +37,8 @@ export const COMMANDS: readonly Command[] = [
   logVerify,
   projectionsList,
   projectionsRebuild,
+  projectionsRollback,
+  projectionsClean,
   backup,
   restore,
   openapiPrint,

@@ -1,7 +1,7 @@
 import type pg from 'pg';
 import type { Scope } from '../domain/access.ts';
 import { API_KEY_TYPES, type ApiKeyEvent } from '../domain/api-key.ts';
-import type { ProjectedEvent, Projection } from './projector.ts';
+import type { ProjectedEvent, Projection } from './projection.ts';
 import { utc } from './utc.ts';
 
 /** A key as the read model has it: without names, use and secrets, which live elsewhere. */
@@ -31,9 +31,7 @@ export const apiKeysProjection: Projection = {
   async apply(db, events) {
     for (const projected of events) await applyOne(db, projected);
   },
-  async clear(db) {
-    await db.query('delete from api_keys');
-  },
+  tables: ['api_keys'],
 };
 
 async function applyOne(db: pg.ClientBase, { event }: ProjectedEvent): Promise<void> {

@@ -4,7 +4,7 @@ import { eraseIdempotentAnswers } from '../db/idempotency.ts';
 import { ERASING_TYPES } from '../domain/events.ts';
 import { type EventLog, subjectOf } from '../eventlog/eventlog.ts';
 import { readLine } from '../eventlog/upcast.ts';
-import type { Projection } from './projector.ts';
+import type { Projection } from './projection.ts';
 
 /**
  * Carries out the erasures that the log records: a subject's names and identity values, its
@@ -24,9 +24,8 @@ export function erasuresProjection(log: EventLog): Projection {
         await eraseIdempotentAnswers(db, subject);
       }
     },
-    async clear() {
-      // What is erased stays erased; a rebuild applies every erasure once more.
-    },
+    // What is erased stays erased; a rebuild applies every erasure once more.
+    tables: [],
   };
 }
 

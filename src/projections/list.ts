@@ -2,7 +2,7 @@ import type { EventLog } from '../eventlog/eventlog.ts';
 import { apiKeysProjection } from './api-keys.ts';
 import { erasuresProjection } from './erasures.ts';
 import { mailDomainsProjection } from './mail-domains.ts';
-import type { Projection } from './projector.ts';
+import type { Projection } from './projection.ts';
 import { quarantineProjection } from './quarantine.ts';
 import { rateLimitsProjection } from './rate-limits.ts';
 import { senderFiltersProjection } from './sender-filters.ts';

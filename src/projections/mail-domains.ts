@@ -4,7 +4,7 @@ import type pg from 'pg';
 import type { MailDomainEvent, MailDomainSettings } from '../domain/mail-domain.ts';
 import { openDisclosure, splitDisclosures } from '../eventlog/personal.ts';
 import type { Secrets } from '../secrets.ts';
-import type { ProjectedEvent, Projection } from './projector.ts';
+import type { ProjectedEvent, Projection } from './projection.ts';
 import { utc } from './utc.ts';
 
 /** A mail domain as it stands; its name is its subject's, and is looked up where it is shown. */
@@ -45,9 +45,7 @@ export const mailDomainsProjection: Projection = {
   async apply(db, events) {
     for (const projected of events) await applyOne(db, projected);
   },
-  async clear(db) {
-    await db.query('delete from mail_domains');
-  },
+  tables: ['mail_domains'],
 };
 
 async function applyOne(db: pg.ClientBase, { event, stored }: ProjectedEvent): Promise<void> {

@@ -1,6 +1,6 @@
 import type { EventLog, Position } from '../eventlog/eventlog.ts';
 import { readLine } from '../eventlog/upcast.ts';
-import type { Projection } from './projector.ts';
+import type { Projection } from './projection.ts';
 
 /** How far a projection is behind the log, in events and in seconds. */
 export type ProjectionStatus = Readonly<{

@@ -2,7 +2,7 @@ import type pg from 'pg';
 import type { QuarantineEvent, Scan, TransferResult } from '../domain/quarantine-language.ts';
 import type { QuarantineState } from '../domain/quarantined-message.ts';
 import { openDisclosure, splitDisclosures } from '../eventlog/personal.ts';
-import type { ProjectedEvent, Projection } from './projector.ts';
+import type { ProjectedEvent, Projection } from './projection.ts';
 import { type Terms, termsOf } from './quarantine-terms.ts';
 
 type QuarantineType = QuarantineEvent['type'];
@@ -79,12 +79,9 @@ export const quarantineProjection: Projection = {
     }
     await flush();
   },
-  async clear(db) {
-    // Not truncated: that would keep readers waiting until the rebuild ends.
-    await db.query('delete from quarantine_intents');
-    await db.query('delete from quarantine_terms');
-    await db.query('delete from quarantined_messages');
-  },
+  tables: ['quarantined_messages', 'quarantine_terms', 'quarantine_intents'],
+  // Retention notes here what it has removed; it finds that gone again, and notes it again, after a rebuild.
+  unlike: { quarantined_messages: { columns: ['has_content'] } },
 };
 
 /** One recipient group as the row holds it, in the order in which events count recipients. */

@@ -1,6 +1,6 @@
 import type pg from 'pg';
 import type { ApiKeyDenied } from '../domain/events.ts';
-import type { Projection } from './projector.ts';
+import type { Projection } from './projection.ts';
 
 /** Requests that a key was refused for want of a token, per minute; the last hour's are shown. */
 export const rateLimitsProjection: Projection = {
@@ -19,9 +19,9 @@ export const rateLimitsProjection: Projection = {
       );
     }
   },
-  async clear(db) {
-    await db.query('delete from rate_limit_denials');
-  },
+  tables: ['rate_limit_denials'],
+  // What no answer shows any more is purged, an hour later.
+  unlike: { rate_limit_denials: { olderThan: { column: 'minute', hours: 1 } } },
 };
 
 /** Recorded refusals of some keys since a time. */

@@ -1,7 +1,7 @@
 import type pg from 'pg';
 import type { FILTER_KINDS, FILTER_SCOPES, SenderFilterEvent } from '../domain/sender-filter.ts';
 import { openDisclosure, splitDisclosures } from '../eventlog/personal.ts';
-import type { ProjectedEvent, Projection } from './projector.ts';
+import type { ProjectedEvent, Projection } from './projection.ts';
 import { utc } from './utc.ts';
 
 /** A sender filter that has not ended. Times are RFC 3339 with six digits. */
@@ -28,9 +28,7 @@ export const senderFiltersProjection: Projection = {
   async apply(db, events) {
     for (const projected of events) await applyOne(db, projected);
   },
-  async clear(db) {
-    await db.query('delete from sender_filters');
-  },
+  tables: ['sender_filters'],
 };
 
 async function applyOne(db: pg.ClientBase, { event, stored }: ProjectedEvent): Promise<void> {

@@ -1,7 +1,7 @@
 import type pg from 'pg';
 import type { DisableCause, Ordering, Webhook, WebhookEvent } from '../domain/webhook.ts';
 import { openDisclosure, splitDisclosures } from '../eventlog/personal.ts';
-import type { ProjectedEvent, Projection } from './projector.ts';
+import type { ProjectedEvent, Projection } from './projection.ts';
 import { utc } from './utc.ts';
 
 /**
@@ -56,10 +56,9 @@ export const webhooksProjection: Projection = {
   async apply(db, events) {
     for (const projected of events) await applyOne(db, projected);
   },
-  async clear(db) {
-    // Replays keep their place: folding their requests again finds them there.
-    await db.query('delete from webhooks');
-  },
+  tables: ['webhooks'],
+  // How far each is stands there, too, and one that was asked for and has ended must not run again.
+  shared: ['webhook_replays'],
 };
 
 /** Whatever of these stands in the log may change what is delivered from there on. */

@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { projectionsOf } from '../../src/projections/list.ts';
-import { rebuildProjection } from '../../src/projections/projector.ts';
+import { rebuildProjection } from '../../src/projections/rebuild.ts';
 import { asAdmin, createDatabase } from '../support/database.ts';
 import { anEvent, meta } from '../support/events.ts';
 import { type Reply, startTestGateway, type TestGateway } from '../support/gateway.ts';

@@ -1,8 +1,9 @@
 import { randomBytes } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { issueApiKey } from '../../src/secrets.ts';
+import { mailguard } from '../cli/support.ts';
 import { asAdmin } from '../support/database.ts';
-import { startTestGateway } from '../support/gateway.ts';
+import { startTestGateway, type TestGateway } from '../support/gateway.ts';
 import { ask, makeTemporary, removeTemporary, start, stopAll } from './embedded-support.ts';
 
 // Roles belong to a whole server, so these have one to themselves; the tests build on each other.
@@ -40,14 +41,28 @@ async function serveOn(databaseUrl: string) {
       opens: (await t.send('GET', '/domains', { key })).status,
       worksAs: rows[0]?.as,
       warnings: warnings(),
+      rebuilt: await rebuilds(t, key),
     };
   } finally {
     await t.close();
   }
 }
+/** Rebuilds a read model and rolls it back beside the gateway; tells how that ended and whether the key opens. */
+async function rebuilds(t: TestGateway, key: string): Promise<readonly number[]> {
+  const env = { MAILGUARD_DATABASE_URL: t.gateway.context.config.databaseUrl ?? '' };
+  const outcomes: number[] = [];
+  for (const verb of ['rebuild', 'rollback', 'clean']) {
+    const ran = await mailguard(['projections', verb, 'api_keys'], { env });
+    outcomes.push(ran.code, (await t.send('GET', '/domains', { key })).status);
+  }
+  const listed = await t.send('GET', '/auth/api-keys');
+  expect(listed.body.data.length).toBeGreaterThan(1);
+  return outcomes;
+}
+
 /** The same at each start. */
 const secrets = { masterKey: randomBytes(32), bootstrapKey: issueApiKey() };
-const served = { ready: true, opens: 200 };
+const served = { ready: true, opens: 200, rebuilt: [0, 200, 0, 200, 0, 200] };
 const unprotected = [expect.stringContaining('mailguard_app')];
 
 describe('a database whose owner is no superuser', () => {

@@ -3,7 +3,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { APP_ROLE, openClient, openPool } from '../../src/db/pool.ts';
 import { postgresEventLog } from '../../src/eventlog/postgres.ts';
 import { projectionsOf } from '../../src/projections/list.ts';
-import { rebuildProjection } from '../../src/projections/projector.ts';
+import { rebuildProjection } from '../../src/projections/rebuild.ts';
 import {
   ask,
   COMMANDS,

@@ -3,19 +3,11 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type pg from 'pg';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { openClient } from '../../src/db/pool.ts';
-import { apiKey, apiKeyStream } from '../../src/domain/api-key.ts';
 import type { EventLog, EventToAppend } from '../../src/eventlog/eventlog.ts';
-import { handleCommand, newCommandId } from '../../src/eventlog/handle-command.ts';
-import { apiKeysProjection } from '../../src/projections/api-keys.ts';
-import {
-  type ProjectedEvent,
-  type Projection,
-  type Projector,
-  rebuildProjection,
-  startProjector,
-} from '../../src/projections/projector.ts';
+import type { ProjectedEvent, Projection } from '../../src/projections/projection.ts';
+import { type Projector, startProjector } from '../../src/projections/projector.ts';
 import { asAdmin, createDatabase, type TestDatabase } from '../support/database.ts';
-import { anEvent, meta } from '../support/events.ts';
+import { anEvent } from '../support/events.ts';
 
 let database: TestDatabase;
 let log: EventLog;
@@ -58,9 +50,7 @@ function noting(name: string, around: Hook = () => undefined): Projection {
       ]);
       await around(db, events);
     },
-    async clear(db) {
-      await db.query('delete from applied where projection = $1', [name]);
-    },
+    tables: ['applied'],
   };
 }
 
@@ -234,6 +224,34 @@ describe('the fence', () => {
     });
   });
 
+  it('stops a runner whose rows have become those of another version', async () => {
+    const projector = await run(noting('old'));
+    const position = await append(3);
+    expect(await projector.caughtUp(position)).toBe(true);
+    await admin.query(`update projection_checkpoints set version = 2 where name = 'old'`);
+    await append(3);
+    await eventually(async () => (await statusOf(projector, 'old')).stoppedBy !== null);
+    expect(await statusOf(projector, 'old')).toMatchObject({
+      position,
+      stoppedBy: 'its rows are of version 2 now, by another release',
+    });
+    expect(await appliedBy('old')).toEqual(upTo(position));
+  });
+
+  it('lets no runner move a checkpoint of another version over events of no interest', async () => {
+    const projector = await run(noting('old'));
+    const position = await append(3);
+    expect(await projector.caughtUp(position)).toBe(true);
+    await admin.query(`update projection_checkpoints set version = 2 where name = 'old'`);
+    const head = await append(3, { type: 'test.other' });
+    expect(await projector.caughtUp(head)).toBe(true);
+    await projector.stop();
+    const { rows } = await admin.query(
+      `select position from projection_checkpoints where name = 'old'`,
+    );
+    expect(rows).toEqual([{ position: String(position) }]);
+  });
+
   it('does not keep a second runner from starting while a page is applied', async () => {
     const { pass, reached } = gate();
     await append(5);
@@ -402,88 +420,5 @@ describe('lag', () => {
       lagSeconds: 0,
       stoppedBy: null,
     });
-  });
-});
-
-describe('a rebuild', () => {
-  const KEYS = 'select * from api_keys order by id';
-
-  /** Creates, changes and ends keys until told to stop. */
-  async function useKeys(isOver: () => boolean): Promise<void> {
-    let id = 0;
-    while (!isOver()) {
-      id += 1;
-      const key = id;
-      const run = (command: Parameters<typeof apiKey.decide>[0]) =>
-        handleCommand(log, apiKey, {
-          stream: apiKeyStream(key),
-          resource: { type: 'api_key', id: String(key) },
-          mailDomains: [],
-          command,
-          meta,
-          commandId: newCommandId(),
-        });
-      await run({
-        type: 'CreateApiKey',
-        names: { name: 'key', key_prefix: `nmg_${key}` },
-        data: {
-          scope: 'read-only',
-          mail_domain: null,
-          rate_limit_per_minute: 100,
-          expires_at: null,
-          owner: { type: 'api_key', id: '1' },
-          predecessor: null,
-          bucket: String(key),
-        },
-      });
-      if (key % 2 === 0) await run({ type: 'UpdateApiKey', rateLimitPerMinute: key });
-      if (key % 3 === 0) await run({ type: 'RevokeApiKey', reason: null });
-      if (key % 5 === 0) await run({ type: 'DeleteApiKey' });
-    }
-  }
-
-  it('gives equal rows while its runner goes on, which then claims nothing it has not applied', async () => {
-    const projector = await run(apiKeysProjection);
-    let isOver = false;
-    const using = useKeys(() => isOver);
-    for (let round = 0; round < 5; round += 1) {
-      await sleep(100);
-      const head = await rebuildProjection({ pool: database.pool, log }, apiKeysProjection);
-      expect(head).toBeGreaterThan(0n);
-    }
-    isOver = true;
-    await using;
-    const { position } = await log.head();
-    expect(await projector.caughtUp(position, ['api_keys'], 5_000)).toBe(true);
-    const { rows: live } = await admin.query(KEYS);
-    await rebuildProjection({ pool: database.pool, log }, apiKeysProjection);
-    const { rows: rebuilt } = await admin.query(KEYS);
-    expect(live).toEqual(rebuilt);
-    expect(live.length).toBeGreaterThan(20);
-  });
-
-  it('is seen whole or not at all', async () => {
-    await run(noting('whole'));
-    const position = await append(2_500);
-    const { pass, open, reached } = gate();
-    const slow = noting('whole', pass);
-    await eventually(async () => (await appliedBy('whole')).length === 2_500);
-    const rebuilding = rebuildProjection({ pool: database.pool, log }, slow);
-    await reached;
-    expect(await appliedBy('whole')).toEqual(upTo(position));
-    open();
-    await rebuilding;
-    expect(await appliedBy('whole')).toEqual(upTo(position));
-  });
-
-  it('tells how far it is', async () => {
-    const position = await append(2_500);
-    const seen: bigint[] = [];
-    const deps = { pool: database.pool, log };
-    await rebuildProjection(deps, noting('told'), (at, head) => {
-      expect(head).toBe(position);
-      seen.push(at);
-    });
-    expect(seen).toEqual([1_000n, 2_000n, 2_500n]);
   });
 });

@@ -1,131 +1,37 @@
-import { randomUUID } from 'node:crypto';
 import type pg from 'pg';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import type { QuarantineCommand } from '../../src/domain/quarantine-language.ts';
-import {
-  type SenderFilterCommand,
-  senderFilter,
-  senderFilterStream,
-} from '../../src/domain/sender-filter.ts';
 import type { EventLog } from '../../src/eventlog/eventlog.ts';
-import { handleCommand } from '../../src/eventlog/handle-command.ts';
 import { readLine } from '../../src/eventlog/upcast.ts';
-import {
-  type ProjectedEvent,
-  type Projection,
-  rebuildProjection,
-} from '../../src/projections/projector.ts';
+import type { ProjectedEvent, Projection } from '../../src/projections/projection.ts';
 import { quarantineProjection } from '../../src/projections/quarantine.ts';
 import { findMessages, type MessageRow } from '../../src/projections/quarantine-list.ts';
 import { findSenderFilter, senderFiltersProjection } from '../../src/projections/sender-filters.ts';
 import { createDatabase, type TestDatabase } from '../support/database.ts';
-import { meta } from '../support/events.ts';
 import { NOW } from '../support/held-message.ts';
-import { discard, finish, hold, reject, release, start, tell } from '../support/quarantine-log.ts';
-
-const RECIPIENTS = { 7: ['r0@d7.example', 'r1@d7.example'], none: ['r2@elsewhere.example'] };
-const retrain: QuarantineCommand = { type: 'RequestRetrain', class: 'spam' };
-const learned: QuarantineCommand = {
-  type: 'FinishRetrain',
-  class: 'spam',
-  outcome: 'learned',
-  status: 200,
-};
-const discarded: QuarantineCommand = { type: 'FinishDiscard' };
-
-/** Every way that a message can go, where it then is, and what is left to do. */
-const LIVES: Readonly<
-  Record<string, readonly [state: string, intents: string, ...QuarantineCommand[]]>
-> = {
-  'just held': ['held', ''],
-  'to be released': ['release_requested', 'release', release()],
-  'being released': ['release_requested', 'release', release(), start],
-  'put off': ['release_requested', 'release', release(), start, finish(1, { 0: 'deferred' })],
-  'released in two tries': [
-    ...(['released', '', release(), start, finish(1, { 0: 'accepted', 1: 'unknown' })] as const),
-    ...[start, finish(2, { 1: 'accepted', 2: 'accepted' })],
-  ],
-  'released in two parts': [
-    ...(['released', '', release([0]), start, finish(1, { 0: 'accepted' })] as const),
-    ...[release(), start, finish(1, { 1: 'accepted', 2: 'accepted' })],
-  ],
-  'released in part': ['held', '', release([0]), start, finish(1, { 0: 'accepted' })],
-  refused: [
-    ...(['release_failed', '', release(), start] as const),
-    finish(1, { 0: 'accepted', 1: 'refused', 2: 'accepted' }),
-  ],
-  'without a route': ['release_failed', '', release(), start, finish(1, {}, 'no_route')],
-  'cut off once': ['release_requested', 'release', release(), start, start],
-  'to be discarded': ['discard_requested', 'discard', discard],
-  discarded: ['discarded', '', discard, discarded],
-  'to be rejected': ['reject_requested', 'reject', reject],
-  'rejected late': [
-    ...(['rejected', '', reject, start, finish(1, { 0: 'deferred' })] as const),
-    ...[start, finish(2, { 0: 'accepted' })],
-  ],
-  'not rejected': ['held', '', reject, start, finish(1, { 0: 'refused' })],
-  'to be taught': ['held', 'retrain/1', retrain],
-  'taught after its end': ['discarded', '', discard, discarded, retrain, learned],
-  'taught and to be discarded': ['discard_requested', 'discard,retrain/1', retrain, discard],
-  expired: ['expired', '', { type: 'Expire' }],
-  vanished: ['vanished', '', { type: 'Vanish' }],
-  'vanished while it was to be released': ['vanished', '', release(), { type: 'Vanish' }],
-};
+import { clearTables, foldAnew } from '../support/projecting.ts';
+import {
+  liveThroughFilters,
+  liveThroughMessages,
+  MESSAGE_LIVES,
+  RECIPIENTS,
+} from '../support/quarantine-lives.ts';
 
 let database: TestDatabase;
 let pool: pg.Pool;
 let log: EventLog;
 let events: readonly ProjectedEvent[];
-const ids = new Map<string, string>();
+let ids: ReadonlyMap<string, string>;
 beforeAll(async () => {
   database = await createDatabase();
   ({ pool } = database);
   log = await database.openLog();
-  for (const [name, [, , ...commands]] of Object.entries(LIVES)) {
-    const id = await hold(log, { recipients: RECIPIENTS, sender: `${ids.size}@spam.example` });
-    ids.set(name, id);
-    for (const command of commands) await tell(log, id, command);
-  }
-  await liveThroughFilters();
+  ids = await liveThroughMessages(log);
+  await liveThroughFilters(log, ids.get('discarded') ?? null);
   const { position } = await log.head();
   const page = await log.readAll({ after: 0n, until: position, filter: {}, limit: 10_000 });
   events = page.events.map((stored) => ({ event: readLine(stored.line), stored }));
 });
 afterAll(() => database.drop());
-
-async function liveThroughFilters(): Promise<void> {
-  const created: SenderFilterCommand = {
-    type: 'CreateSenderFilter',
-    data: {
-      kind: 'block',
-      scope: 'recipient',
-      mail_domain: '7',
-      expires_at: NOW,
-      made_by: ids.get('discarded') ?? null,
-    },
-    sender: '@spam.example',
-    recipient: 'r0@d7.example',
-  };
-  const ends: (SenderFilterCommand | null)[] = [
-    null,
-    { type: 'DeleteSenderFilter' },
-    { type: 'ExpireSenderFilter', now: NOW },
-    null,
-  ];
-  for (const [index, end] of ends.entries()) {
-    const id = String(index + 1);
-    for (const command of end === null ? [created] : [created, end]) {
-      await handleCommand(log, senderFilter, {
-        stream: senderFilterStream(id),
-        resource: { type: 'sender_filter', id },
-        mailDomains: ['7'],
-        command,
-        meta,
-        commandId: randomUUID(),
-      });
-    }
-  }
-}
 
 const QUARANTINE_ROWS = [
   'select * from quarantined_messages order by id',
@@ -157,7 +63,7 @@ describe.each(CASES)('$projection.name', ({ projection, rows, leastRows }) => {
   async function applyAll(pages: readonly (readonly ProjectedEvent[])[]): Promise<unknown[]> {
     const db = await pool.connect();
     try {
-      await projection.clear(db);
+      await clearTables(db, projection);
       for (const page of pages) await projection.apply(db, page);
     } finally {
       db.release();
@@ -173,9 +79,9 @@ describe.each(CASES)('$projection.name', ({ projection, rows, leastRows }) => {
     expect(await applyAll([relevant(), relevant()])).toEqual(once);
   });
 
-  it('gives the same rows when it is rebuilt', async () => {
+  it('gives the same rows when its runner folds it', async () => {
     const once = await applyAll([relevant()]);
-    await rebuildProjection({ pool, log }, projection);
+    await foldAnew({ pool, log }, projection);
     expect(await readRows(rows)).toEqual(once);
   });
 });
@@ -186,7 +92,7 @@ async function applyErased(projection: Projection): Promise<void> {
   if (first === undefined) throw new Error('no event');
   const db = await pool.connect();
   try {
-    await projection.clear(db);
+    await clearTables(db, projection);
     await projection.apply(db, [{ ...first, stored: { ...first.stored, disclosures: '' } }]);
   } finally {
     db.release();
@@ -194,7 +100,7 @@ async function applyErased(projection: Projection): Promise<void> {
 }
 
 describe('the quarantine', () => {
-  beforeAll(() => rebuildProjection({ pool, log }, quarantineProjection));
+  beforeAll(() => foldAnew({ pool, log }, quarantineProjection));
 
   const messageOf = async (life: string): Promise<MessageRow> => {
     const [row] = await findMessages(pool, [ids.get(life) ?? '']);
@@ -217,7 +123,7 @@ describe('the quarantine', () => {
     expect(await readRows(QUARANTINE_ROWS)).toEqual(once);
   });
 
-  it.each(Object.entries(LIVES))('knows one that is %s', async (life, [state, intents]) => {
+  it.each(Object.entries(MESSAGE_LIVES))('knows one that is %s', async (life, [state, intents]) => {
     expect((await messageOf(life)).state).toBe(state);
     const { rows } = await pool.query<{ kind: string }>(
       'select kind from quarantine_intents where message_id = $1 order by kind',
@@ -271,13 +177,13 @@ describe('the quarantine', () => {
         { mail_domain: null, addresses: [] },
       ],
     });
-    await rebuildProjection({ pool, log }, quarantineProjection);
+    await foldAnew({ pool, log }, quarantineProjection);
   });
 });
 
 describe('the sender filters', () => {
   it('are those that have not ended, with whom they are about', async () => {
-    await rebuildProjection({ pool, log }, senderFiltersProjection);
+    await foldAnew({ pool, log }, senderFiltersProjection);
     const found = await Promise.all([1, 2, 3, 4].map((id) => findSenderFilter(pool, id)));
     expect(found.map((row) => row?.id ?? null)).toEqual([1, null, null, 4]);
     expect(found[0]).toMatchObject({
