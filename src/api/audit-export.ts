@@ -58,7 +58,7 @@ export async function streamExport(
     abort.abort();
     response.destroy();
   };
-  const forgetKey = context.liveKeys.onEnd(call.key, cut);
+  const forgetKey = context.liveKeys.onEnd(call.key, call.meta.source.ip ?? '', cut);
   const forgetStop = context.onStop(cut);
   response.once('close', () => abort.abort());
   const scannedTo = reading.order === 'asc' ? reading.after : reading.until;

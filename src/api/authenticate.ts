@@ -1,26 +1,40 @@
 import { createHash, timingSafeEqual } from 'node:crypto';
 import type { IncomingMessage } from 'node:http';
 import type { Socket } from 'node:net';
+import { isAllowedFrom } from '../projections/key-addresses.ts';
 import type { LiveKey, LiveKeys, Refusal } from '../projections/live-keys.ts';
 import { API_KEY_PATTERN, holdsApiKey } from '../secrets.ts';
 
 export type Authenticated =
   | Readonly<{ key: LiveKey; refusal: null }>
-  | Readonly<{ key: LiveKey | null; refusal: Refusal | 'missing' }>;
+  | Readonly<{ key: LiveKey | null; refusal: Refusal | 'missing' | 'address' }>;
 
 type Verified = Readonly<{ text: string; key: LiveKey }>;
 const VERIFIED = Symbol('the key that this connection verified last');
 
+/** When a request came, and from where: the client's address as trusted proxies tell it. */
+type Arrival = Readonly<{ nowMs: number; address: string }>;
+
 /**
- * Tells whose request this is from `X-API-Key`. A connection remembers the key that it verified last:
- * the HMAC is spared while that very entry is still the one in memory, and the entry is replaced by
- * any change of the key, so a revocation is seen by the next request.
+ * Tells whose request this is from `X-API-Key`, and whether that key may be used from where it came. Of a
+ * connection through a proxy the address is another for each request.
  */
 export function authenticate(
   request: IncomingMessage,
   liveKeys: LiveKeys,
-  nowMs: number,
+  { nowMs, address }: Arrival,
 ): Authenticated {
+  const verdict = verify(request, liveKeys, nowMs);
+  if (verdict.refusal !== null || isAllowedFrom(verdict.key.principal, address)) return verdict;
+  return { key: verdict.key, refusal: 'address' };
+}
+
+/**
+ * The key that a request carries. A connection remembers the key that it verified last:
+ * the HMAC is spared while that very entry is still the one in memory, and the entry is replaced by
+ * any change of the key, so a revocation is seen by the next request.
+ */
+function verify(request: IncomingMessage, liveKeys: LiveKeys, nowMs: number): Authenticated {
   const text = request.headers['x-api-key'];
   if (text === undefined) return { key: null, refusal: 'missing' };
   // Node joins repeated headers with a comma, which the pattern refuses.

@@ -40,6 +40,7 @@ export async function bootstrap(deps: Deps): Promise<void> {
       mailDomain: null,
       rateLimitPerMinute: BOOTSTRAP_RATE,
       expiresAt: null,
+      allowedCidrs: null,
       owner: { type: 'system', id: 'mailguard' },
       predecessor: null,
     },

@@ -2,6 +2,7 @@ import { eraseCredentials, saveCredential } from '../db/credentials.ts';
 import { nextId } from '../db/ids.ts';
 import type { Scope } from '../domain/access.ts';
 import { type ApiKey, apiKey, apiKeyStream } from '../domain/api-key.ts';
+import type { AllowedCidrs } from '../domain/cidr.ts';
 import type { ResourceRef } from '../domain/decider.ts';
 import type { EventMeta } from '../eventlog/eventlog.ts';
 import { type Handled, handleCommand } from '../eventlog/handle-command.ts';
@@ -15,6 +16,7 @@ export type NewKey = Readonly<{
   mailDomain: number | null;
   rateLimitPerMinute: number;
   expiresAt: string | null;
+  allowedCidrs: AllowedCidrs;
   owner: ResourceRef;
   predecessor: Readonly<{ id: number; bucket: number }> | null;
 }>;
@@ -53,6 +55,7 @@ export async function issueKey(deps: IssueDeps, wanted: NewKey, run: Run): Promi
     ...(run.step === undefined ? {} : { step: run.step }),
     command: {
       type: 'CreateApiKey',
+      allowedCidrs: wanted.allowedCidrs?.map(({ text }) => text) ?? null,
       names: { name: wanted.name, key_prefix: keyPrefixOf(secret) },
       data: {
         scope: wanted.scope,
@@ -72,7 +75,11 @@ export async function issueKey(deps: IssueDeps, wanted: NewKey, run: Run): Promi
     id: madeId,
     secret: earlier === undefined ? secret : null,
     position: handled.position ?? 0n,
-    row: rowOf(madeId, earlier === undefined ? handled.state : foldEarlier(handled), handled),
+    row: {
+      ...rowOf(madeId, earlier === undefined ? handled.state : foldEarlier(handled), handled),
+      // The same request asks for the same list, whichever run of it recorded the key.
+      allowedCidrs: wanted.allowedCidrs,
+    },
   };
 }
 
@@ -83,7 +90,11 @@ const foldEarlier = ({ earlier }: Handled<ApiKey>): ApiKey =>
   );
 
 /** A key as it was just made, without waiting for the read model. */
-function rowOf(id: number, state: ApiKey, handled: Handled<ApiKey>): ApiKeyRow {
+function rowOf(
+  id: number,
+  state: ApiKey,
+  handled: Handled<ApiKey>,
+): Omit<ApiKeyRow, 'allowedCidrs'> {
   const { created } = state;
   if (created === null) throw new Error('a created key has no creation');
   return {

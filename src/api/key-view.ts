@@ -21,6 +21,14 @@ export const KeyView = z
     last_used_at: Instant.nullable(),
     first_used_at: Instant.nullable(),
     expires_at: Instant.nullable(),
+    allowed_cidrs: z
+      .array(z.string())
+      .nullable()
+      .openapi({
+        description:
+          'Where it may be used from; null: anywhere. Empty: the list is erased, and the key is closed ' +
+          'until it gets another.',
+      }),
     created_at: Instant,
     revoked_at: Instant.nullable(),
     owner: z.object({ type: z.string(), id: z.string() }),
@@ -89,6 +97,7 @@ function viewKey(
     last_used_at: use?.lastUsedAt.toISOString() ?? null,
     first_used_at: use?.firstUsedAt.toISOString() ?? null,
     expires_at: row.expiresAt,
+    allowed_cidrs: row.allowedCidrs?.map(({ text }) => text) ?? null,
     created_at: row.createdAt,
     revoked_at: row.revokedAt,
     owner: row.owner,

@@ -124,13 +124,14 @@ function refuseScope(context: Context, exchange: Exchange, error: unknown): void
   response.setHeader('X-Accepted-Scopes', scopes.join(', '));
 }
 
-/** Order: key, its state, scope, bucket. A refused request has cost the bucket nothing. */
+/** Order: key, its state, its addresses, scope, bucket. A refused request has cost the bucket nothing. */
 function permit(context: Context, route: AnyRoute, exchange: Exchange): void {
   if (route.permission.operation === 'public') return;
   const { operation, reach } = route.permission;
   const { request, response, address } = exchange;
   if (route.takesIngestPassword === true && permitIngest(context, exchange)) return;
-  const { key, refusal } = authenticate(request, context.liveKeys, context.clock.nowMs());
+  const arrival = { nowMs: context.clock.nowMs(), address };
+  const { key, refusal } = authenticate(request, context.liveKeys, arrival);
   if (refusal !== null) {
     context.activity.denied(refusal, key, address);
     response.setHeader('WWW-Authenticate', 'ApiKey realm="mailguard"');

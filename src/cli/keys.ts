@@ -19,6 +19,7 @@ export type KeyShown = Readonly<{
   created_at: string;
   last_used_at: string | null;
   expires_at: string | null;
+  allowed_cidrs: readonly string[] | null;
   key?: string;
 }>;
 
@@ -29,6 +30,7 @@ export type KeyWanted = Readonly<{
   mail_domain?: string | number;
   rate_limit_per_minute?: number;
   expires_at?: string;
+  allowed_cidrs?: readonly string[];
 }>;
 
 const LOCAL = {
@@ -53,6 +55,11 @@ export const keysCreate: Command = {
     'mail-domain': { value: 'D', help: 'Narrow it to one mail domain, by name or id.' },
     'rate-limit': { value: 'N', help: 'Requests per minute (100); a burst may be ten times that.' },
     'expires-at': { value: 'T', help: 'When it ends by itself: 2027-01-31T00:00:00Z.' },
+    allow: {
+      value: 'CIDR',
+      repeatable: true,
+      help: 'An address or block it may be used from, such as 192.0.2.0/24; any number of times.',
+    },
     local: LOCAL,
     json: { help: 'Print all of the new key as JSON.' },
   },
@@ -121,6 +128,7 @@ function wantedOf(given: Given): KeyWanted {
   const mailDomain = given.text('mail-domain');
   const rateLimit = given.text('rate-limit');
   const expiresAt = given.text('expires-at');
+  const allowed = given.texts('allow');
   if (rateLimit !== null && !/^\d{1,9}$/.test(rateLimit)) {
     throw usageError('--rate-limit takes a whole number', keysCreate.name);
   }
@@ -130,6 +138,7 @@ function wantedOf(given: Given): KeyWanted {
     ...(mailDomain === null ? {} : { mail_domain: toMailDomain(mailDomain) }),
     ...(rateLimit === null ? {} : { rate_limit_per_minute: Number(rateLimit) }),
     ...(expiresAt === null ? {} : { expires_at: expiresAt }),
+    ...(allowed.length === 0 ? {} : { allowed_cidrs: allowed }),
   };
 }
 

@@ -6,6 +6,7 @@ import { type Config, loadConfig } from '../config.ts';
 import { belongsToMasterKey } from '../db/installation.ts';
 import type { Scope } from '../domain/access.ts';
 import { apiKey, apiKeyStream } from '../domain/api-key.ts';
+import type { Cidr } from '../domain/cidr.ts';
 import { DomainError } from '../domain/errors.ts';
 import type { EventMeta } from '../eventlog/eventlog.ts';
 import { handleCommand, newCommandId, readState } from '../eventlog/handle-command.ts';
@@ -36,6 +37,7 @@ export async function createLocally(wanted: KeyWanted, terminal: Terminal): Prom
         mailDomain,
         rateLimitPerMinute: checked.rate_limit_per_minute,
         expiresAt: checked.expires_at ?? null,
+        allowedCidrs: checked.allowed_cidrs ?? null,
         owner: ACTOR,
         predecessor: null,
       },
@@ -57,6 +59,7 @@ export async function createLocally(wanted: KeyWanted, terminal: Terminal): Prom
       created_at: row.createdAt,
       last_used_at: null,
       expires_at: row.expiresAt,
+      allowed_cidrs: row.allowedCidrs?.map(({ text }) => text) ?? null,
     };
   });
 }
@@ -118,6 +121,7 @@ type Checked = Readonly<{
   mail_domain?: string | number | null;
   rate_limit_per_minute: number;
   expires_at?: string | null;
+  allowed_cidrs?: readonly Cidr[] | null;
 }>;
 
 /** The checks of the API, by the very schema of its route, and those that its handler adds. */

@@ -1,3 +1,4 @@
+import { type AllowedCidrs, isWithin } from './cidr.ts';
 import { DomainError } from './errors.ts';
 
 export const SCOPES = ['read-only', 'quarantine-only', 'domain-admin', 'full-admin'] as const;
@@ -23,6 +24,7 @@ export type Principal = Readonly<{
   owner: Readonly<{ type: string; id: string }>;
   rateLimitPerMinute: number;
   expiresAt: string | null;
+  allowedCidrs: AllowedCidrs;
 }>;
 
 /** Default deny: an operation that is not listed here for a scope is refused. */
@@ -63,6 +65,7 @@ export type Authority = Readonly<{
   mailDomain: number | null;
   rateLimitPerMinute: number;
   expiresAt: string | null;
+  allowedCidrs: AllowedCidrs;
 }>;
 
 const RANK: Readonly<Record<Scope, number>> = {
@@ -73,8 +76,8 @@ const RANK: Readonly<Record<Scope, number>> = {
 };
 
 /**
- * Refuses a key that would reach further than its maker: in scope, mail domain, life time and, for
- * a narrowed maker, rate. Throws `beyond_own_authority`.
+ * Refuses a key that would reach further than its maker: in scope, mail domain, life time,
+ * addresses and, for a narrowed maker, rate. Throws `beyond_own_authority`.
  */
 export function requireWithinAuthority(maker: Principal, wanted: Authority): void {
   const refuse = (what: string): never => {
@@ -85,6 +88,7 @@ export function requireWithinAuthority(maker: Principal, wanted: Authority): voi
   if (isNarrowed(maker) && wanted.rateLimitPerMinute > maker.rateLimitPerMinute) {
     refuse('rate_limit_per_minute');
   }
+  if (!isWithin(wanted.allowedCidrs, maker.allowedCidrs)) refuse('allowed_cidrs');
   if (maker.expiresAt === null) return;
   if (wanted.expiresAt === null || wanted.expiresAt > maker.expiresAt) refuse('expires_at');
 }

@@ -1,8 +1,17 @@
 import type { Scope } from './access.ts';
-import type { Decider, DomainEvent, ResourceRef } from './decider.ts';
+import type { Decider, DomainEvent, PersonalMember, ResourceRef } from './decider.ts';
 import { DomainError } from './errors.ts';
 
 export const ROTATION_GRACE_SECONDS_MAX = 2_592_000;
+/** Blocks of addresses that one key may be used from: each is looked at for every request. */
+export const ALLOWED_CIDRS_MAX = 64;
+
+/**
+ * Where a key may be used from is a personal member, `allowed_cidrs`, which may be erased one day. The line
+ * says by `restricted` whether there is such a list, so that a key whose list is gone is closed and
+ * not open. Absent: a new key has no list, a change leaves what was.
+ */
+type Restricted = Readonly<{ restricted?: boolean }>;
 
 export type ApiKeyCreated = DomainEvent<
   'api_key.created',
@@ -16,11 +25,12 @@ export type ApiKeyCreated = DomainEvent<
     predecessor: string | null;
     /** The key whose token bucket is shared, so that a rotation does not double the quota. */
     bucket: string;
-  }>
+  }> &
+    Restricted
 >;
 export type ApiKeyUpdated = DomainEvent<
   'api_key.updated',
-  Readonly<{ rate_limit_per_minute: number; expires_at: string | null }>
+  Readonly<{ rate_limit_per_minute: number; expires_at: string | null }> & Restricted
 >;
 export type ApiKeyRotated = DomainEvent<
   'api_key.rotated',
@@ -50,14 +60,18 @@ export const API_KEY_TYPES: readonly ApiKeyEvent['type'][] = [
 export type ApiKeyCommand =
   | Readonly<{
       type: 'CreateApiKey';
-      data: ApiKeyCreated['data'];
+      data: Omit<ApiKeyCreated['data'], 'restricted'>;
       names: { name: string; key_prefix: string };
+      /** Null, or not given: it may be used from anywhere. */
+      allowedCidrs?: readonly string[] | null;
     }>
   | Readonly<{
       type: 'UpdateApiKey';
       name?: string | undefined;
       rateLimitPerMinute?: number | undefined;
       expiresAt?: string | null | undefined;
+      /** Null takes the list away. */
+      allowedCidrs?: readonly string[] | null | undefined;
     }>
   | Readonly<{ type: 'RotateApiKey'; successor: string; graceUntil: string }>
   | Readonly<{ type: 'RevokeApiKey'; reason: string | null }>
@@ -72,6 +86,8 @@ export type ApiKey = Readonly<{
   created: ApiKeyCreated['data'] | null;
   rateLimitPerMinute: number;
   expiresAt: string | null;
+  /** Whether the key may be used from some addresses alone; which they are is not for a line to say. */
+  isRestricted: boolean;
   successor: string | null;
   graceUntil: string | null;
 }>;
@@ -81,6 +97,7 @@ const initialState: ApiKey = {
   created: null,
   rateLimitPerMinute: 0,
   expiresAt: null,
+  isRestricted: false,
   successor: null,
   graceUntil: null,
 };
@@ -94,12 +111,14 @@ function evolve(state: ApiKey, event: ApiKeyEvent): ApiKey {
         created: event.data,
         rateLimitPerMinute: event.data.rate_limit_per_minute,
         expiresAt: event.data.expires_at,
+        isRestricted: event.data.restricted ?? false,
       };
     case 'api_key.updated':
       return {
         ...state,
         rateLimitPerMinute: event.data.rate_limit_per_minute,
         expiresAt: event.data.expires_at,
+        isRestricted: event.data.restricted ?? state.isRestricted,
       };
     case 'api_key.rotated':
       return {
@@ -120,7 +139,7 @@ function evolve(state: ApiKey, event: ApiKeyEvent): ApiKey {
 function decide(command: ApiKeyCommand, state: ApiKey): readonly ApiKeyEvent[] {
   if (command.type === 'CreateApiKey') {
     if (state.status !== 'absent') throw new DomainError('already_exists', 'API key exists');
-    return [{ type: 'api_key.created', data: command.data, names: command.names }];
+    return [create(command)];
   }
   if (state.status === 'absent' || state.status === 'deleted') {
     throw new DomainError('not_found', 'No such API key');
@@ -158,6 +177,20 @@ export const apiKey: Decider<ApiKey, ApiKeyCommand, ApiKeyEvent> = {
 export const apiKeyStream = (id: number | string): string => `api_key-${id}`;
 export const apiKeyUsageStream = (id: number | string): string => `api_key_usage-${id}`;
 
+function create({
+  data,
+  names,
+  allowedCidrs = null,
+}: Extract<ApiKeyCommand, { type: 'CreateApiKey' }>): ApiKeyCreated {
+  if (allowedCidrs === null) return { type: 'api_key.created', data, names };
+  return {
+    type: 'api_key.created',
+    data: { ...data, restricted: true },
+    personal: [addresses(allowedCidrs)],
+    names,
+  };
+}
+
 function update(
   command: Extract<ApiKeyCommand, { type: 'UpdateApiKey' }>,
   state: ApiKey,
@@ -166,11 +199,19 @@ function update(
   const rateLimit = command.rateLimitPerMinute ?? state.rateLimitPerMinute;
   const expiresAt = command.expiresAt === undefined ? state.expiresAt : command.expiresAt;
   const isSame = rateLimit === state.rateLimitPerMinute && expiresAt === state.expiresAt;
-  if (isSame && command.name === undefined) return [];
+  const cidrs = command.allowedCidrs;
+  // A list that is there may be another one: only taking away what is not there changes nothing.
+  const isKept = cidrs === undefined || (cidrs === null && !state.isRestricted);
+  if (isSame && isKept && command.name === undefined) return [];
   return [
     {
       type: 'api_key.updated',
-      data: { rate_limit_per_minute: rateLimit, expires_at: expiresAt },
+      data: {
+        rate_limit_per_minute: rateLimit,
+        expires_at: expiresAt,
+        ...(isKept ? {} : { restricted: cidrs !== null }),
+      },
+      ...(isKept || cidrs === null ? {} : { personal: [addresses(cidrs)] }),
       ...(command.name === undefined ? {} : { names: { name: command.name } }),
     },
   ];
@@ -194,6 +235,12 @@ function rotate(
     },
   ];
 }
+
+const addresses = (cidrs: readonly string[]): PersonalMember => ({
+  name: 'allowed_cidrs',
+  value: cidrs,
+  class: 'network',
+});
 
 const canExpire = (state: ApiKey): boolean => state.status === 'active';
 

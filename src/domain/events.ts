@@ -65,6 +65,7 @@ type Described = Readonly<{
 const plain: Described = { schemaVersion: 1, personal: {} };
 const withReason: Described = { schemaVersion: 1, personal: { reason: 'content' } };
 const withReplies: Described = { schemaVersion: 1, personal: { replies: 'content' } };
+const withAddresses: Described = { schemaVersion: 1, personal: { allowed_cidrs: 'network' } };
 const webhookTold: Described = {
   schemaVersion: 1,
   personal: { url: 'identity', description: 'identity' },
@@ -73,8 +74,8 @@ const failure = { outcome: 'failure' } as const;
 
 /** The catalogue: what a reader may know of a type without seeing one of its events. */
 export const EVENT_TYPES: Readonly<Record<GatewayEvent['type'], Described>> = {
-  'api_key.created': plain,
-  'api_key.updated': plain,
+  'api_key.created': withAddresses,
+  'api_key.updated': withAddresses,
   'api_key.rotated': plain,
   'api_key.revoked': withReason,
   'api_key.expired': plain,

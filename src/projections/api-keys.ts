@@ -1,6 +1,10 @@
 import type pg from 'pg';
+import { readCidrs } from '../cidr-text.ts';
 import type { Scope } from '../domain/access.ts';
 import { API_KEY_TYPES, type ApiKeyEvent } from '../domain/api-key.ts';
+import type { AllowedCidrs } from '../domain/cidr.ts';
+import type { StoredEvent } from '../eventlog/eventlog.ts';
+import { disclosedCidrs } from './key-addresses.ts';
 import type { ProjectedEvent, Projection } from './projection.ts';
 import { utc } from './utc.ts';
 
@@ -13,6 +17,8 @@ export type ApiKeyRow = Readonly<{
   mailDomain: number | null;
   rateLimitPerMinute: number;
   expiresAt: string | null;
+  /** Empty when there is a list and it is erased or cannot be read: the key is closed. */
+  allowedCidrs: AllowedCidrs;
   owner: Readonly<{ type: string; id: string }>;
   predecessor: number | null;
   successor: number | null;
@@ -34,7 +40,7 @@ export const apiKeysProjection: Projection = {
   tables: ['api_keys'],
 };
 
-async function applyOne(db: pg.ClientBase, { event }: ProjectedEvent): Promise<void> {
+async function applyOne(db: pg.ClientBase, { event, stored }: ProjectedEvent): Promise<void> {
   const fact = event as unknown as ApiKeyEvent;
   const id = event.resource.id;
   switch (fact.type) {
@@ -51,13 +57,24 @@ async function applyOne(db: pg.ClientBase, { event }: ProjectedEvent): Promise<v
         fact.data.predecessor,
         fact.data.bucket,
         event.recorded_at,
+        fact.data.restricted ?? false,
+        toColumn(stored),
       ]);
       return;
     case 'api_key.updated':
       await db.query(
-        `update api_keys set revision = $2, rate_limit_per_minute = $3, expires_at = $4
+        `update api_keys set revision = $2, rate_limit_per_minute = $3, expires_at = $4,
+           restricted = coalesce($5, restricted),
+           allowed_cidrs = case when $5::boolean is null then allowed_cidrs else $6::jsonb end
          where id = $1`,
-        [id, event.revision, fact.data.rate_limit_per_minute, fact.data.expires_at],
+        [
+          id,
+          event.revision,
+          fact.data.rate_limit_per_minute,
+          fact.data.expires_at,
+          fact.data.restricted ?? null,
+          toColumn(stored),
+        ],
       );
       return;
     case 'api_key.rotated':
@@ -82,9 +99,14 @@ async function applyOne(db: pg.ClientBase, { event }: ProjectedEvent): Promise<v
 
 const INSERT = `
   insert into api_keys (id, revision, status, scope, mail_domain, rate_limit_per_minute, expires_at,
-    owner_type, owner_id, predecessor, bucket, created_at)
-  values ($1, $2, 'active', $3, $4, $5, $6, $7, $8, $9, $10, $11)
+    owner_type, owner_id, predecessor, bucket, created_at, restricted, allowed_cidrs)
+  values ($1, $2, 'active', $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13::jsonb)
   on conflict (id) do nothing`;
+
+function toColumn(stored: StoredEvent): string | null {
+  const cidrs = disclosedCidrs(stored);
+  return cidrs === null ? null : JSON.stringify(cidrs);
+}
 
 // A key ends once: a later revocation or deletion changes its status, not when and why it ended. Only a grace
 // period can still be cut short.
@@ -99,7 +121,8 @@ async function end(
     `update api_keys set revision = $2, status = $3,
        ended_by = case when ended_at is null or ended_at > $4::timestamptz then $3 else ended_by end,
        ended_at = least(ended_at, $4::timestamptz),
-       revoked_at = case when $3 = 'revoked' then $4::timestamptz else revoked_at end
+       revoked_at = case when $3 = 'revoked' then $4::timestamptz else revoked_at end,
+       allowed_cidrs = case when $3 = 'deleted' then null else allowed_cidrs end
      where id = $1`,
     [id, revision, by, at],
   );
@@ -113,6 +136,8 @@ type Row = {
   mail_domain: string | null;
   rate_limit_per_minute: number;
   expires_at: string | null;
+  restricted: boolean;
+  allowed_cidrs: unknown;
   owner_type: string;
   owner_id: string;
   predecessor: string | null;
@@ -129,7 +154,7 @@ const iso = (column: string) => `${utc(column)} as ${column}`;
 
 const COLUMNS = `
   id, revision, status, scope, mail_domain, rate_limit_per_minute, ${iso('expires_at')},
-  owner_type, owner_id, predecessor, successor, ${iso('grace_until')}, bucket,
+  restricted, allowed_cidrs, owner_type, owner_id, predecessor, successor, ${iso('grace_until')}, bucket,
   ${iso('created_at')}, ${iso('revoked_at')}, ${iso('ended_at')}, ended_by`;
 
 /** Whose keys: of one owner, of one mail domain, or, with neither, all that are not deleted. */
@@ -210,6 +235,7 @@ function toApiKeyRow(row: Row): ApiKeyRow {
     mailDomain: idOrNull(row.mail_domain),
     rateLimitPerMinute: row.rate_limit_per_minute,
     expiresAt: row.expires_at,
+    allowedCidrs: row.restricted ? readCidrs(row.allowed_cidrs) : null,
     owner: { type: row.owner_type, id: row.owner_id },
     predecessor: idOrNull(row.predecessor),
     successor: idOrNull(row.successor),

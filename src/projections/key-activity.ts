@@ -22,10 +22,10 @@ const WINDOWS_MAX = 1_500;
 const JOINED_MS = [3_600_000, 86_400_000] as const;
 const ADDRESSES_MAX = 100;
 
-const ENDED_REASONS = new Set(['revoked', 'rotated', 'expired', 'inactive']);
+const NO_USE_REASONS = new Set(['revoked', 'rotated', 'expired', 'inactive', 'address']);
 
-/** Refusals of a key that had ended; those of a living one are in its windows of use already. */
-export const countsAsDenied = (reason: string): boolean => ENDED_REASONS.has(reason);
+/** Refusals of a key that was not let in; those of one that was are in its windows of use already. */
+export const countsAsDenied = (reason: string): boolean => NO_USE_REASONS.has(reason);
 
 /**
  * The recorded windows of a key that touch `[from, to)`, in order, read from the log itself. More than

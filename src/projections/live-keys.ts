@@ -6,6 +6,7 @@ import type { EventLog } from '../eventlog/eventlog.ts';
 import { readState } from '../eventlog/handle-command.ts';
 import { isSameVerifier, KEY_PREFIX_LENGTH, type Secrets } from '../secrets.ts';
 import { type ApiKeyRow, readAllApiKeys } from './api-keys.ts';
+import { isAllowedFrom, readAllowedCidrs } from './key-addresses.ts';
 
 /** A key in memory. It is replaced whole when its state changes, so an old reference is told by identity. */
 export type LiveKey = Readonly<{
@@ -46,8 +47,11 @@ export type LiveKeys = Readonly<{
    * do is cut. A cluster waits for its other nodes at this very place.
    */
   changed: (id: number) => Promise<void>;
-  /** Calls `cut` at once when the key ends; returns how to stop waiting for that. */
-  onEnd: (key: LiveKey, cut: () => void) => () => void;
+  /**
+   * Calls `cut` at once when the key ends, or may no longer be used from an address; returns how to stop
+   * waiting for that.
+   */
+  onEnd: (key: LiveKey, address: string, cut: () => void) => () => void;
   /** Cuts what belongs to keys that time alone has ended: an expiry, the end of a grace period. */
   cutEnded: () => void;
 }>;
@@ -56,11 +60,22 @@ type Deps = Readonly<{ pool: pg.Pool; log: EventLog; secrets: Secrets; nowMs: ()
 
 const RELOAD_MS = 1_000;
 
+/** An answer under way, and where it goes to. */
+type Running = Readonly<{ address: string; cut: () => void }>;
+
+function cutUnless(answers: Set<Running> = new Set(), mayGoOn: (answer: Running) => boolean): void {
+  for (const answer of [...answers]) {
+    if (mayGoOn(answer)) continue;
+    answers.delete(answer);
+    answer.cut();
+  }
+}
+
 /** Loads every key. Call when the `api_keys` projection has caught up. */
 export async function loadLiveKeys(deps: Deps): Promise<LiveKeys> {
   const byPrefix = new Map<string, LiveKey>();
   const byId = new Map<number, LiveKey>();
-  const cuts = new Map<number, Set<() => void>>();
+  const cuts = new Map<number, Set<Running>>();
   /** Deleted ids never come back, whatever an older read still brings. */
   const deleted = new Set<number>();
   /** What rotations say, also of keys that were deleted since. */
@@ -98,9 +113,8 @@ export async function loadLiveKeys(deps: Deps): Promise<LiveKeys> {
 
   function endedNow(id: number): void {
     const key = byId.get(id);
-    if (key !== undefined && refusalOf(key, deps.nowMs()) === null) return;
-    for (const cut of cuts.get(id) ?? []) cut();
-    cuts.delete(id);
+    const isValid = key !== undefined && refusalOf(key, deps.nowMs()) === null;
+    cutUnless(cuts.get(id), ({ address }) => isValid && isAllowedFrom(key.principal, address));
   }
 
   async function reload(id: number): Promise<void> {
@@ -142,19 +156,20 @@ export async function loadLiveKeys(deps: Deps): Promise<LiveKeys> {
     cutEnded() {
       for (const id of [...cuts.keys()]) endedNow(id);
     },
-    onEnd(key, cut) {
+    onEnd(key, address, cut) {
+      const one = { address, cut };
       const set = cuts.get(key.id) ?? new Set();
-      cuts.set(key.id, set.add(cut));
+      cuts.set(key.id, set.add(one));
       // It may have ended between the check of its request and now.
       endedNow(key.id);
-      return () => set.delete(cut);
+      return () => set.delete(one);
     },
   };
 }
 
 /** A key as its own stream tells it now; null when it was deleted or never made. */
 async function readKey({ pool, log }: Deps, id: number): Promise<LiveKey | null> {
-  const { state, revision } = await readState(log, apiKey, apiKeyStream(id));
+  const { state, revision, events } = await readState(log, apiKey, apiKeyStream(id));
   const { created } = state;
   if (created === null || state.status === 'absent' || state.status === 'deleted') return null;
   const credential = await readCredential(pool, `api_key:${id}`);
@@ -167,6 +182,7 @@ async function readKey({ pool, log }: Deps, id: number): Promise<LiveKey | null>
     mailDomain: created.mail_domain === null ? null : Number(created.mail_domain),
     rateLimitPerMinute: state.rateLimitPerMinute,
     expiresAt: state.expiresAt,
+    allowedCidrs: await readAllowedCidrs(log, events),
     owner: created.owner,
     predecessor: created.predecessor === null ? null : Number(created.predecessor),
     successor: state.successor === null ? null : Number(state.successor),
@@ -198,6 +214,7 @@ function toLiveKey(credential: Credential, key: KeyState): LiveKey {
       owner: key.owner,
       rateLimitPerMinute: key.rateLimitPerMinute,
       expiresAt: key.expiresAt,
+      allowedCidrs: key.allowedCidrs,
     },
   };
 }

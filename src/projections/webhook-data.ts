@@ -173,8 +173,20 @@ export const RAISED: Readonly<Record<Exclude<GatewayEvent['type'], Withheld>, De
     ...limits,
     owner: ResourceRef,
     predecessor: Id.nullable().meta({ description: 'The key that it takes over from.' }),
+    restricted: z.boolean().optional().meta({
+      description: 'True: it may be used from some addresses alone. Absent: from anywhere.',
+    }),
   }),
-  'api_key.updated': event('The name, rate limit or expiry of an API key was changed.', limits),
+  'api_key.updated': event(
+    'The name, rate limit, expiry or addresses of an API key were changed.',
+    {
+      ...limits,
+      restricted: z.boolean().optional().meta({
+        description:
+          'True: it may be used from other addresses than before; false: from anywhere. Absent: as before.',
+      }),
+    },
+  ),
   'api_key.rotated': event('An API key got a successor, and works until its grace has passed.', {
     successor: Id.meta({ examples: ['44'] }),
     grace_until: Instant,

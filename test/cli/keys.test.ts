@@ -32,6 +32,15 @@ describe('keys create', () => {
     expect(made.body.data[0]).toMatchObject({ mail_domain: name, rate_limit_per_minute: 7 });
   });
 
+  it('takes any number of addresses that the key may be used from', async () => {
+    const argv = ['keys', 'create', '--json', '--name=n', '--scope=read-only'];
+    const allowed = ['--allow', '192.0.2.0/24', '--allow=2001:db8::7'];
+    const { stdout } = await mailguard([...argv, ...allowed], { env: callerOf(t) });
+    const { allowed_cidrs, key } = JSON.parse(stdout);
+    expect(allowed_cidrs).toEqual(['192.0.2.0/24', '2001:db8::7/128']);
+    expect((await t.send('GET', '/auth/api-keys', { key })).status).toBe(401);
+  });
+
   it('prints everything as JSON', async () => {
     const expiresAt = '2099-01-31T00:00:00Z';
     const argv = ['keys', 'create', '--json', '--name=n', '--scope=full-admin'];

@@ -31,6 +31,20 @@ describe('keys --local beside a running gateway', () => {
     expect(again).toMatchObject({ code: 0, stdout: `Key ${id} is revoked.\n` });
   });
 
+  it('makes a key that is bound to its addresses, as the gateway takes it', async () => {
+    const options = ['--scope', 'read-only', '--json', '--allow'];
+    const make = async (cidr: string) => {
+      const made = await mailguard([...create, ...options, cidr], { env: joinerOf(t) });
+      return JSON.parse(made.stdout);
+    };
+    const here = await make('127.0.0.0/8');
+    expect(here.allowed_cidrs).toEqual(['127.0.0.0/8']);
+    await soon(here.key, 200);
+    const elsewhere = await make('192.0.2.0/24');
+    await expect.poll(() => t.gateway.context.liveKeys.find(elsewhere.id)).not.toBeNull();
+    expect(await statusOf(elsewhere.key)).toBe(401);
+  });
+
   it('revokes a key that the gateway made', async () => {
     const { id, key } = await t.createKey();
     expect(await statusOf(key)).toBe(200);
@@ -56,6 +70,7 @@ describe('keys --local beside a running gateway', () => {
     [['--scope', 'sometimes'], 'scope'],
     [['--scope', 'domain-admin'], 'mail_domain is required for domain-admin'],
     [['--scope', 'read-only', '--rate-limit', '0'], 'rate_limit_per_minute'],
+    [['--scope', 'read-only', '--allow', '192.0.2.7/24'], 'the network is 192.0.2.0/24'],
     [['--scope', 'read-only', '--expires-at', '2020-01-01T00:00:00Z'], 'must lie in the future'],
     [['--scope', 'read-only', '--mail-domain', 'nowhere.example'], 'unknown_mail_domain'],
   ])('refuses %j as the API does', async (options, problem) => {

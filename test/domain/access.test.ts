@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest';
+import { parseCidr } from '../../src/cidr-text.ts';
 import {
   type Authority,
   acceptedScopes,
@@ -24,6 +25,7 @@ const principal = (scope: Scope, fields: Partial<Principal> = {}): Principal => 
   owner: { type: 'api_key', id: '1' },
   rateLimitPerMinute: 100,
   expiresAt: null,
+  allowedCidrs: null,
   ...fields,
 });
 
@@ -87,9 +89,12 @@ describe('requireWithinAuthority', () => {
     mailDomain: OWN,
     rateLimitPerMinute: 100,
     expiresAt: null,
+    allowedCidrs: null,
     ...fields,
   });
   const admin = principal('domain-admin', { mailDomain: OWN });
+  const cidrs = (...texts: string[]) => texts.map((text) => parseCidr(text).cidr!);
+  const office = principal('full-admin', { allowedCidrs: cidrs('192.0.2.0/24', '2001:db8::/32') });
 
   it.each<[string, Principal, Authority]>([
     ['a domain-admin its own like', admin, wanted({ scope: 'domain-admin' })],
@@ -106,6 +111,13 @@ describe('requireWithinAuthority', () => {
       principal('full-admin', { expiresAt: JUNE }),
       wanted({ expiresAt: JUNE }),
     ],
+    [
+      'a key with addresses narrower ones',
+      office,
+      wanted({ allowedCidrs: cidrs('192.0.2.128/25', '2001:db8::7', '192.0.2.0/24') }),
+    ],
+    ['a key without addresses any', admin, wanted({ allowedCidrs: cidrs('0.0.0.0/0') })],
+    ['a key with addresses one that is closed', office, wanted({ allowedCidrs: [] })],
   ])('lets %s', (_, maker, authority) => {
     expect(() => requireWithinAuthority(maker, authority)).not.toThrow();
   });
@@ -117,6 +129,14 @@ describe('requireWithinAuthority', () => {
     ['a higher rate', admin, wanted({ rateLimitPerMinute: 101 })],
     ['a longer life', principal('full-admin', { expiresAt: MAY }), wanted({ expiresAt: JUNE })],
     ['a life without end', principal('full-admin', { expiresAt: MAY }), wanted()],
+    ['use from anywhere', office, wanted()],
+    ['a wider block', office, wanted({ allowedCidrs: cidrs('192.0.2.0/23') })],
+    [
+      'one foreign block of two',
+      office,
+      wanted({ allowedCidrs: cidrs('192.0.2.7', '192.0.3.0/24') }),
+    ],
+    ['the other family', office, wanted({ allowedCidrs: cidrs('::/0') })],
   ])('refuses %s', (_, maker, authority) => {
     expect(() => requireWithinAuthority(maker, authority)).toThrow(
       expect.objectContaining({ code: 'beyond_own_authority' }),

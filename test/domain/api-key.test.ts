@@ -28,6 +28,10 @@ const createdData = {
   bucket: '43',
 } as const;
 const created: ApiKeyCreated = { type: 'api_key.created', data: createdData };
+const restricted: ApiKeyCreated = {
+  type: 'api_key.created',
+  data: { ...createdData, restricted: true },
+};
 const createdUntilJune: ApiKeyCreated = {
   type: 'api_key.created',
   data: { ...createdData, expires_at: JUNE },
@@ -47,6 +51,9 @@ const revoke: ApiKeyCommand = { type: 'RevokeApiKey', reason: 'leaked' };
 const expire: ApiKeyCommand = { type: 'ExpireApiKey', now: JUNE };
 const remove: ApiKeyCommand = { type: 'DeleteApiKey' };
 
+const personalCidrs = (...value: string[]) =>
+  [{ name: 'allowed_cidrs', value, class: 'network' }] as const;
+
 const revokedFor = (reason: string | null): ApiKeyRevoked => ({
   ...revokedFact,
   personal: [{ name: 'reason', value: reason, class: 'content' }],
@@ -55,6 +62,10 @@ const revokedFor = (reason: string | null): ApiKeyRevoked => ({
 describe('CreateApiKey', () => {
   it('creates a key, its names apart from its data', () =>
     key().when(create).records({ type: 'api_key.created', data: createdData, names }));
+  it('says in the line that there are addresses, and keeps them out of it', () =>
+    key()
+      .when({ ...create, allowedCidrs: ['192.0.2.0/24'] })
+      .records({ ...restricted, names, personal: personalCidrs('192.0.2.0/24') }));
   it.each([
     ['active', [created]],
     ['rotated', [created, rotated]],
@@ -92,6 +103,38 @@ describe('UpdateApiKey', () => {
     key(created, updated(600, JULY))
       .when({ type: 'UpdateApiKey', rateLimitPerMinute: 700 })
       .records(updated(700, JULY)));
+  it.each([
+    ['sets', created],
+    ['replaces', restricted],
+  ])('%s addresses', (_, past) =>
+    key(past)
+      .when({ type: 'UpdateApiKey', allowedCidrs: ['192.0.2.7/32'] })
+      .records({
+        type: 'api_key.updated',
+        data: { ...updated(100, null).data, restricted: true },
+        personal: personalCidrs('192.0.2.7/32'),
+      }),
+  );
+  it('takes addresses away', () =>
+    key(restricted)
+      .when({ type: 'UpdateApiKey', allowedCidrs: null })
+      .records({
+        type: 'api_key.updated',
+        data: { ...updated(100, null).data, restricted: false },
+      }));
+  it('does not tell addresses again with another change', () =>
+    key(restricted)
+      .when({ type: 'UpdateApiKey', rateLimitPerMinute: 600 })
+      .records(updated(600, null)));
+  it('still knows of addresses after another change', () =>
+    key(restricted, updated(600, null))
+      .when({ type: 'UpdateApiKey', allowedCidrs: null })
+      .records({
+        type: 'api_key.updated',
+        data: { ...updated(600, null).data, restricted: false },
+      }));
+  it('records nothing when there are no addresses to take away', () =>
+    key(created).when({ type: 'UpdateApiKey', allowedCidrs: null }).recordsNothing());
   it('records nothing when nothing changes', () =>
     key(created)
       .when({ type: 'UpdateApiKey', rateLimitPerMinute: 100, expiresAt: null })

@@ -30,6 +30,9 @@ const wanted = Object.entries(EVENT_TYPES).map(
 const listsOf = ({ disclosures }: Fixture): string[] =>
   Object.values(disclosures).flatMap((list) => splitDisclosures(list ?? ''));
 
+/** Types whose events need not tell what is personal: a key without addresses, a change of something else. */
+const MAY_BE_BARE = new Set(['api_key.created', 'api_key.updated']);
+
 /** What a line says was sealed, wherever in it. */
 const digestsIn = (line: string): string[] =>
   [...line.matchAll(/"_sd":\[([^\]]*)\]/g)].flatMap(([, list = '']) => splitDisclosures(list));
@@ -83,7 +86,8 @@ describe('the committed line of every event type, as it was released', () => {
       member.class,
     ]);
     const declared = EVENT_TYPES[event.type as keyof typeof EVENT_TYPES].personal;
-    expect(Object.fromEntries(personal)).toEqual(declared);
+    const isBare = personal.length === 0 && MAY_BE_BARE.has(event.type);
+    expect(Object.fromEntries(personal)).toEqual(isBare ? {} : declared);
     if (event.type in KEY_STATUS) {
       const { status } = apiKey.evolve(apiKey.initialState, event as unknown as ApiKeyEvent);
       expect(status).toBe(KEY_STATUS[event.type]);
@@ -171,14 +175,14 @@ describe('the line as each adapter stores it', () => {
       const random = fixedRandom('adapter');
       for (const event of events) {
         const outcome = await log.append({
-          stream: `s-${event.type}`,
+          stream: `s-${event.eventId}`,
           expected: 'none',
           events: [event],
         });
         if (outcome.kind !== 'appended') throw new Error(outcome.kind);
-        const [stored] = await log.readStream(`s-${event.type}`);
+        const [stored] = await log.readStream(`s-${event.eventId}`);
         expect(stored?.line).toBe(
-          placeLine(prepareEvent(`s-${event.type}`, event, random), outcome),
+          placeLine(prepareEvent(`s-${event.eventId}`, event, random), outcome),
         );
       }
     } finally {
@@ -192,13 +196,15 @@ describe('the line as each adapter stores it', () => {
     const random = fixedRandom('adapter');
     for (const event of events) {
       const outcome = await log.append({
-        stream: `s-${event.type}`,
+        stream: `s-${event.eventId}`,
         expected: 'none',
         events: [event],
       });
       if (outcome.kind !== 'appended') throw new Error(outcome.kind);
-      const [stored] = await log.readStream(`s-${event.type}`);
-      expect(stored?.line).toBe(placeLine(prepareEvent(`s-${event.type}`, event, random), outcome));
+      const [stored] = await log.readStream(`s-${event.eventId}`);
+      expect(stored?.line).toBe(
+        placeLine(prepareEvent(`s-${event.eventId}`, event, random), outcome),
+      );
     }
   });
 });

@@ -18,6 +18,7 @@ const wanted = {
   mailDomain: null,
   rateLimitPerMinute: 100,
   expiresAt: null,
+  allowedCidrs: null,
   owner: { type: 'system', id: 'cli' },
   predecessor: null,
 } as const;

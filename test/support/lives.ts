@@ -28,6 +28,8 @@ const created = (id: number): ApiKeyCommand => ({
 });
 const updated: ApiKeyCommand = { type: 'UpdateApiKey', name: 'new', rateLimitPerMinute: 600 };
 const prolonged: ApiKeyCommand = { type: 'UpdateApiKey', expiresAt: null };
+const restricted: ApiKeyCommand = { type: 'UpdateApiKey', allowedCidrs: ['192.0.2.0/24'] };
+const opened: ApiKeyCommand = { type: 'UpdateApiKey', allowedCidrs: null };
 const expired: ApiKeyCommand = { type: 'ExpireApiKey', now: '2026-06-02T00:00:00.000000Z' };
 const revoked: ApiKeyCommand = { type: 'RevokeApiKey', reason: 'leak' };
 export const deleted: ApiKeyCommand = { type: 'DeleteApiKey' };
@@ -42,6 +44,9 @@ export const LIVES: readonly (readonly ApiKeyCommand[])[] = [
   [updated, prolonged, updated],
   [revoked],
   [updated, revoked, deleted],
+  [restricted, updated],
+  [restricted, opened],
+  [restricted, deleted],
   [expired],
   [expired, deleted],
   [rotated('2020-01-01T00:00:00.000000Z')],

@@ -9,6 +9,7 @@ import {
 import { DomainError } from '../../domain/errors.ts';
 import { eventIdOf, handleCommand, readState } from '../../eventlog/handle-command.ts';
 import { type ApiKeyRow, findApiKey } from '../../projections/api-keys.ts';
+import { readAllowedCidrs } from '../../projections/key-addresses.ts';
 import type { Context } from '../context.ts';
 import { answerWithNew, findVisibleKey, requireNotExpired, targetOf } from '../key-access.ts';
 import { issueKey } from '../key-issuing.ts';
@@ -31,8 +32,8 @@ export const rotateKey = route({
   tag: 'API keys',
   summary: 'Replace a key by a successor, at once or after a grace period.',
   description:
-    'The successor inherits name, scope, mail domain, limits and the remaining life time, and ' +
-    'shares the token bucket. During the grace period answers to the old key carry `Sunset`.',
+    'The successor inherits name, scope, mail domain, limits, addresses and the remaining life ' +
+    'time, and shares the token bucket. During the grace period answers to the old key carry `Sunset`.',
   permission: { operation: 'write', reach: 'mail_domain' },
   params: KeyParams,
   body: z.strictObject({
@@ -70,7 +71,7 @@ async function issueSuccessor(
   call: RotateCall,
   row: ApiKeyRow,
 ): Promise<Successor> {
-  const { state, revision } = await readState(context.log, apiKey, apiKeyStream(row.id));
+  const { state, revision, events } = await readState(context.log, apiKey, apiKeyStream(row.id));
   if (state.status !== 'active') {
     const own = await findOwnSuccessor(context, call, state.successor);
     if (own !== null) return own;
@@ -89,6 +90,7 @@ async function issueSuccessor(
       mailDomain: row.mailDomain,
       rateLimitPerMinute: state.rateLimitPerMinute,
       expiresAt: state.expiresAt,
+      allowedCidrs: await readAllowedCidrs(context.log, events),
       owner: row.owner,
       predecessor: { id: row.id, bucket: row.bucket },
     },

@@ -20,6 +20,7 @@ import {
   selectionOf,
   targetOf,
 } from '../key-access.ts';
+import { AllowedCidrList, requireOwnAddress } from '../key-addresses.ts';
 import { issueKey } from '../key-issuing.ts';
 import { KeyView, NewKeyView, viewKeys } from '../key-view.ts';
 import { findMailDomainId } from '../mail-domain-name.ts';
@@ -78,8 +79,8 @@ const createKey = route({
     'A key is `nmg_` and 64 lower-case hex digits, the last 8 a CRC-32 of what stands before them ' +
     'for secret scanners. `mail_domain` (a name, or an id) narrows any scope to that mail domain ' +
     'and is required for `domain-admin`. `rate_limit_per_minute` refills a bucket of ten times ' +
-    'that capacity. A key gets no higher scope and no longer life than the key that makes it has, ' +
-    'and of a maker that is narrowed neither another mail domain nor a higher rate limit.',
+    'that capacity. A key gets no higher scope, no longer life and no wider addresses than the key ' +
+    'that makes it has, and of a maker that is narrowed neither another mail domain nor a higher rate limit.',
   permission: write,
   body: z.strictObject({
     name: Name,
@@ -87,6 +88,7 @@ const createKey = route({
     mail_domain: z.union([Text(253), Id]).nullish(),
     rate_limit_per_minute: RateLimit.default(100),
     expires_at: Timestamp.nullish(),
+    allowed_cidrs: AllowedCidrList.nullish(),
   }),
   reply: NewKeyView,
   status: 201,
@@ -104,6 +106,7 @@ const createKey = route({
       mailDomain,
       rateLimitPerMinute: body.rate_limit_per_minute,
       expiresAt,
+      allowedCidrs: body.allowed_cidrs ?? null,
     };
     requireWithinAuthority(principal, authority);
     const owner = { type: 'api_key', id: String(principal.id) };
@@ -139,13 +142,17 @@ const updateKey = route({
   method: 'patch',
   path: '/auth/api-keys/{id}',
   tag,
-  summary: 'Change name, rate limit or expiry of an active key (JSON merge patch).',
+  summary: 'Change name, rate limit, expiry or addresses of an active key (JSON merge patch).',
+  description:
+    'A list that replaces `allowed_cidrs` counts from the next request on, and running exports from ' +
+    'addresses that it does not hold are cut. One for your own key must hold the address you call from.',
   permission: write,
   params: KeyParams,
   body: z.strictObject({
     name: Name.optional(),
     rate_limit_per_minute: RateLimit.optional(),
     expires_at: Timestamp.nullable().optional(),
+    allowed_cidrs: AllowedCidrList.nullable().optional(),
   }),
   mergePatch: true,
   conditional: true,
@@ -155,14 +162,18 @@ const updateKey = route({
   example: { params: { id: 2 }, body: { rate_limit_per_minute: 600 } },
   async handle(context, call) {
     const { params, body, principal } = call;
+    const { expires_at: expiresAt, allowed_cidrs: cidrs } = body;
     const row = await findVisibleKey(context, principal, params.id);
-    const expiresAt = body.expires_at === undefined ? row.expiresAt : body.expires_at;
     requireNotExpired(context, row);
-    if (body.expires_at !== undefined) requireFuture(context, body.expires_at);
+    if (expiresAt !== undefined) requireFuture(context, expiresAt);
+    if (cidrs !== undefined && row.id === principal.id) {
+      requireOwnAddress(cidrs, call.meta.source.ip);
+    }
     requireWithinAuthority(principal, {
       ...row,
       rateLimitPerMinute: body.rate_limit_per_minute ?? row.rateLimitPerMinute,
-      expiresAt,
+      expiresAt: expiresAt === undefined ? row.expiresAt : expiresAt,
+      allowedCidrs: cidrs === undefined ? row.allowedCidrs : cidrs,
     });
     // What was refilled until now was refilled at the old rate.
     context.limiter.settle(row.bucket, row.rateLimitPerMinute);
@@ -170,7 +181,8 @@ const updateKey = route({
       type: 'UpdateApiKey',
       name: body.name,
       rateLimitPerMinute: body.rate_limit_per_minute,
-      expiresAt: body.expires_at,
+      expiresAt,
+      allowedCidrs: cidrs === null ? null : cidrs?.map(({ text }) => text),
     });
   },
 });

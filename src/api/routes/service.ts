@@ -76,7 +76,8 @@ const metrics = route({
   async handle(context, { request, response }) {
     const address = clientAddressOf(context.config.trustedProxies)(request);
     if (!isLoopbackAddress(address)) {
-      const { refusal } = authenticate(request, context.liveKeys, context.clock.nowMs());
+      const arrival = { nowMs: context.clock.nowMs(), address };
+      const { refusal } = authenticate(request, context.liveKeys, arrival);
       if (refusal !== null) {
         response.setHeader('WWW-Authenticate', 'ApiKey realm="mailguard"');
         throw new DomainError('unauthorized', 'A valid API key is needed in X-API-Key.');
