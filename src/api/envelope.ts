@@ -3,6 +3,7 @@ import { constants, gzip } from 'node:zlib';
 import { DomainError } from '../domain/errors.ts';
 import { acceptsGzip } from './accept.ts';
 import { STATUS } from './error-status.ts';
+import { addHeader } from './headers.ts';
 
 /** The three members of every JSON answer. */
 export type Envelope = Readonly<{
@@ -30,6 +31,13 @@ export function sendEnvelope(
   sendText(request, response, status, { text, contentType: JSON_TYPE });
 }
 
+const isLong = (text: string): boolean => text.length >= GZIP_BYTES_MIN;
+
+/** Whether a text goes out packed: its client takes that, and it is worth it. */
+export const isGzipped = (request: IncomingMessage, text: string): boolean =>
+  isLong(text) && acceptsGzip(request);
+
+/** Ends the response with a text; a 304 with the headers of its 200 alone (RFC 9110 15.4.5). */
 export function sendText(
   request: IncomingMessage,
   response: ServerResponse,
@@ -38,10 +46,13 @@ export function sendText(
 ): void {
   if (response.headersSent || response.destroyed) return;
   response.statusCode = status;
+  if (isLong(text)) addHeader(response, 'Vary', 'Accept-Encoding');
+  if (status === 304) {
+    response.end();
+    return;
+  }
   response.setHeader('Content-Type', contentType);
-  const isLong = text.length >= GZIP_BYTES_MIN;
-  if (isLong) response.setHeader('Vary', 'Accept-Encoding');
-  if (isLong && acceptsGzip(request)) {
+  if (isGzipped(request, text)) {
     gzip(text, { level: constants.Z_BEST_SPEED }, (error, packed) => {
       if (error !== null) {
         response.destroy(error);

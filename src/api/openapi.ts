@@ -175,6 +175,12 @@ function headerParameters(route: AnyRoute): z.ZodObject | null {
       .optional()
       .openapi({ description: 'The `ETag` you last saw; 412 if it changed since.' });
   }
+  if (route.revalidated) {
+    headers['If-None-Match'] = z
+      .string()
+      .optional()
+      .openapi({ description: 'The `ETag` you have, or several; 304 while it is still the one.' });
+  }
   return Object.keys(headers).length === 0 ? null : z.object(headers);
 }
 
@@ -197,10 +203,12 @@ function responsesOf(route: AnyRoute): Record<string, ResponseConfig> {
   const status = route.status ?? 200;
   const headers = z.object(
     Object.fromEntries(
-      Object.entries(route.responseHeaders ?? {}).map(([name, description]) => [
-        name,
-        z.string().optional().openapi({ description }),
-      ]),
+      Object.entries({
+        ...(route.revalidated
+          ? { ETag: 'Pass as `If-None-Match` to be told of changes alone.' }
+          : {}),
+        ...route.responseHeaders,
+      }).map(([name, description]) => [name, z.string().optional().openapi({ description })]),
     ),
   );
   const other = Object.fromEntries(
@@ -223,6 +231,9 @@ function responsesOf(route: AnyRoute): Record<string, ResponseConfig> {
   }
   if (route.takesIngestPassword === true) {
     responses['200'] = { ...success, description: 'The same, for the ingest password.' };
+  }
+  if (route.revalidated) {
+    responses['304'] = { description: 'It is as `If-None-Match` says; there is no body.', headers };
   }
   for (const [code, codes] of refusalsOf(route)) {
     responses[String(code)] = {

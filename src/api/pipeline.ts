@@ -18,6 +18,7 @@ import { STATUS } from './error-status.ts';
 import { idempotent } from './idempotency.ts';
 import { invalid, parseInput, parseQuery } from './input.ts';
 import { rateLimitHeaders } from './rate-limiter.ts';
+import { statusFor, tagOf } from './revalidation.ts';
 import type { Answer, AnyRoute, Call, Taken } from './route.ts';
 import type { Outcome } from './use-windows.ts';
 
@@ -266,13 +267,16 @@ async function sendAnswer(
     return;
   }
   if ('text' in answer) {
-    countUse(context, exchange, answer.status ?? 200);
-    sendText(request, response, answer.status ?? 200, answer);
+    if (route.revalidated) response.setHeader('ETag', tagOf(request, answer.text));
+    const textStatus = statusFor(route, exchange, answer.status ?? 200);
+    countUse(context, exchange, textStatus);
+    sendText(request, response, textStatus, answer);
     return;
   }
-  const { status, envelope } = toEnvelope(route, answer);
-  if (context.validateReplies && status < 300) route.reply.parse(envelope.data);
+  const { status: whole, envelope } = toEnvelope(route, answer);
+  if (context.validateReplies && whole < 300) route.reply.parse(envelope.data);
   setHeaders(response, headersOf(answer));
+  const status = statusFor(route, exchange, whole);
   countUse(context, exchange, status);
   sendData(route, exchange, { status, envelope });
 }

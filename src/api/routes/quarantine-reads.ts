@@ -34,6 +34,7 @@ const getMessage = route({
   summary: 'Show one held message.',
   permission: read,
   reply: QuarantineItem,
+  revalidated: true,
   errors: ['not_found'],
   async handle(context, { params, principal }) {
     const row = await findVisibleMessage(context, principal, params);

@@ -101,6 +101,7 @@ export const serviceRoutes = (all: () => readonly AnyRoute[]): readonly AnyRoute
     summary: 'This contract, as OpenAPI 3.1 in YAML.',
     permission: everybody,
     reply: z.null(),
+    revalidated: true,
     produces: { 'application/yaml': 'The OpenAPI document.' },
     errors: [],
     handle: async () => ({
@@ -116,6 +117,7 @@ export const serviceRoutes = (all: () => readonly AnyRoute[]): readonly AnyRoute
     summary: 'This contract, as OpenAPI 3.1 in JSON; the document itself, without the envelope.',
     permission: everybody,
     reply: z.null(),
+    revalidated: true,
     errors: [],
     handle: async () => ({
       text: openapiJson(all()),
