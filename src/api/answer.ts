@@ -1,6 +1,7 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { CSV_CONTENT_TYPE, csvOf, wantsCsv } from './csv.ts';
 import { type Envelope, sendEnvelope, sendText } from './envelope.ts';
+import { addHeader } from './headers.ts';
 import type { KeptAnswer } from './idempotency.ts';
 import type { Answer, AnyRoute } from './route.ts';
 
@@ -45,7 +46,11 @@ export function setHeaders(
   response: ServerResponse,
   headers: Readonly<Record<string, string>>,
 ): void {
-  for (const [name, value] of Object.entries(headers)) response.setHeader(name, value);
+  for (const [name, value] of Object.entries(headers)) {
+    // What was said of the route itself stands beside what its answer says.
+    if (name === 'Link') addHeader(response, name, value);
+    else response.setHeader(name, value);
+  }
 }
 
 /** What is kept of an answer for a repetition of its request; null when it is not of that kind. */

@@ -7,6 +7,7 @@ export type Metrics = Readonly<{
   exportedLines: Counter;
   runningExports: Gauge;
   droppedWindows: Counter;
+  deprecatedRequests: Counter<'route'>;
   webhookAttempts: Histogram<'outcome'>;
 }>;
 
@@ -45,6 +46,12 @@ export function createMetrics(): Metrics {
       help: 'Time of one HTTP try of a delivery.',
       labelNames: ['outcome'],
       buckets: [0.005, 0.02, 0.1, 0.5, 1, 5, 15],
+      registers: [registry],
+    }),
+    deprecatedRequests: new Counter({
+      name: 'mailguard_deprecated_requests_total',
+      help: 'Requests to routes that will go, whatever their answer.',
+      labelNames: ['route'],
       registers: [registry],
     }),
     droppedWindows: new Counter({

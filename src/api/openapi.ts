@@ -7,6 +7,7 @@ import {
 import { stringify } from 'yaml';
 import { acceptedScopes } from '../domain/access.ts';
 import type { ErrorCode } from '../domain/errors.ts';
+import { describeDeprecation } from './deprecation.ts';
 import { STATUS } from './error-status.ts';
 import { registerWebhooks } from './openapi-webhooks.ts';
 import { BASE_PATH } from './paths.ts';
@@ -16,21 +17,23 @@ import { z } from './zod.ts';
 /** Version of the contract; a release tag is the same. */
 const API_VERSION = '0.1.0';
 
-let printed: { yaml: string; json: string } | null = null;
+type Printed = Readonly<{ yaml: string; json: string }>;
+const printed = new WeakMap<readonly AnyRoute[], Printed>();
 
 /** The contract as it is committed and served. */
 export const openapiYaml = (routes: readonly AnyRoute[]): string => print(routes).yaml;
 export const openapiJson = (routes: readonly AnyRoute[]): string => print(routes).json;
 
-function print(routes: readonly AnyRoute[]): { yaml: string; json: string } {
-  if (printed === null) {
-    const document = toDocument(routes);
-    printed = {
-      yaml: stringify(document, { lineWidth: 100, aliasDuplicateObjects: false }),
-      json: JSON.stringify(document),
-    };
-  }
-  return printed;
+function print(routes: readonly AnyRoute[]): Printed {
+  const known = printed.get(routes);
+  if (known !== undefined) return known;
+  const document = toDocument(routes);
+  const made = {
+    yaml: stringify(document, { lineWidth: 100, aliasDuplicateObjects: false }),
+    json: JSON.stringify(document),
+  };
+  printed.set(routes, made);
+  return made;
 }
 
 function toDocument(routes: readonly AnyRoute[]) {
@@ -94,6 +97,7 @@ function toPath(route: AnyRoute): RouteConfig {
     operationId: route.id,
     tags: [route.tag],
     summary: route.summary,
+    ...(route.deprecated === undefined ? {} : { deprecated: true }),
     ...(describe(route) === '' ? {} : { description: describe(route) }),
     security: isPublic
       ? []
@@ -194,6 +198,7 @@ function describe(route: AnyRoute): string {
     const narrowed = reach === 'installation' ? ' Not for keys narrowed to a mail domain.' : '';
     parts.push(`Scopes: ${scopes}.${narrowed}`);
   }
+  if (route.deprecated !== undefined) parts.push(describeDeprecation(route.deprecated));
   return parts.filter((part) => part !== '').join('\n\n');
 }
 

@@ -13,6 +13,7 @@ import { headersOf, sendData, setHeaders, toEnvelope, toKept } from './answer.ts
 import { authenticate, checkIngestPassword } from './authenticate.ts';
 import { hasBody, readBody, takeIn } from './body.ts';
 import type { Context } from './context.ts';
+import { announceDeprecation, setSunset } from './deprecation.ts';
 import { describeError, JSON_TYPE, retryAfterOf, sendEnvelope, sendText } from './envelope.ts';
 import { STATUS } from './error-status.ts';
 import { idempotent } from './idempotency.ts';
@@ -66,6 +67,7 @@ export async function runRoute(
   params: unknown,
 ): Promise<void> {
   exchange.route = route;
+  announceDeprecation(context, route, exchange.response);
   const { request } = exchange;
   let taken: Taken | null = null;
   try {
@@ -149,7 +151,7 @@ function permit(context: Context, route: AnyRoute, exchange: Exchange): void {
   response.setHeader('RateLimit-Policy', policy);
   response.setHeader('RateLimit', limit);
   if (key.status === 'rotated' && key.graceUntilMs !== null) {
-    response.setHeader('Sunset', new Date(key.graceUntilMs).toUTCString());
+    setSunset(response, key.graceUntilMs);
   }
   if (taken.allowed) return;
   context.activity.denied('rate_limited', key, address);

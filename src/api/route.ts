@@ -6,6 +6,7 @@ import type { EventMeta } from '../eventlog/eventlog.ts';
 import type { LiveKey } from '../projections/live-keys.ts';
 import type { Context } from './context.ts';
 import { CSV_PAGE } from './csv.ts';
+import { type Deprecation, requireNotice } from './deprecation.ts';
 import { z } from './zod.ts';
 
 export type Method = 'get' | 'post' | 'put' | 'patch' | 'delete';
@@ -110,6 +111,8 @@ export type Route<
   produces?: Readonly<Record<string, string>>;
   responseHeaders?: Readonly<Record<string, string>>;
   errors: readonly ErrorCode[];
+  /** Every answer says that the route will go, and its use is counted; six months at least. */
+  deprecated?: Deprecation;
   /** Changes under `If-Match`. */
   conditional?: true;
   /**
@@ -143,6 +146,8 @@ export function route<
   Body extends z.ZodType,
   Reply extends z.ZodType,
 >(value: Route<Params, Query, Body, Reply>): AnyRoute {
+  // Here, where the table is made: nobody starts a server that takes a route away too soon.
+  if (value.deprecated !== undefined) requireNotice(value.deprecated);
   const isList = value.method === 'get' && value.reply instanceof z.ZodArray;
   return isList ? { ...value, produces: { ...value.produces, ...CSV_PAGE } } : value;
 }
