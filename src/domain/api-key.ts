@@ -7,9 +7,9 @@ export const ROTATION_GRACE_SECONDS_MAX = 2_592_000;
 export const ALLOWED_CIDRS_MAX = 64;
 
 /**
- * Where a key may be used from is a personal member, `allowed_cidrs`, which may be erased one day. The line
- * says by `restricted` whether there is such a list, so that a key whose list is gone is closed and
- * not open. Absent: a new key has no list, a change leaves what was.
+ * Where a key may be used from is a personal member, `allowed_cidrs`. It goes with the key (class identity), and not
+ * by retention of network data, which would close a living key. The line says by `restricted` whether there is such a
+ * list, so that a key whose list is gone is closed and not open. Absent: a new key has no list, a change leaves what was.
  */
 type Restricted = Readonly<{ restricted?: boolean }>;
 
@@ -239,7 +239,7 @@ function rotate(
 const addresses = (cidrs: readonly string[]): PersonalMember => ({
   name: 'allowed_cidrs',
   value: cidrs,
-  class: 'network',
+  class: 'identity',
 });
 
 const canExpire = (state: ApiKey): boolean => state.status === 'active';

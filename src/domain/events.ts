@@ -65,7 +65,7 @@ type Described = Readonly<{
 const plain: Described = { schemaVersion: 1, personal: {} };
 const withReason: Described = { schemaVersion: 1, personal: { reason: 'content' } };
 const withReplies: Described = { schemaVersion: 1, personal: { replies: 'content' } };
-const withAddresses: Described = { schemaVersion: 1, personal: { allowed_cidrs: 'network' } };
+const withAddresses: Described = { schemaVersion: 1, personal: { allowed_cidrs: 'identity' } };
 const webhookTold: Described = {
   schemaVersion: 1,
   personal: { url: 'identity', description: 'identity' },

@@ -52,7 +52,7 @@ const expire: ApiKeyCommand = { type: 'ExpireApiKey', now: JUNE };
 const remove: ApiKeyCommand = { type: 'DeleteApiKey' };
 
 const personalCidrs = (...value: string[]) =>
-  [{ name: 'allowed_cidrs', value, class: 'network' }] as const;
+  [{ name: 'allowed_cidrs', value, class: 'identity' }] as const;
 
 const revokedFor = (reason: string | null): ApiKeyRevoked => ({
   ...revokedFact,
