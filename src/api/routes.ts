@@ -3,6 +3,7 @@ import { keyActivity } from './routes/api-key-activity.ts';
 import { rotateKey } from './routes/api-key-rotation.ts';
 import { apiKeyRoutes } from './routes/api-keys.ts';
 import { auditRoutes } from './routes/audit.ts';
+import { docsRoutes } from './routes/docs.ts';
 import { mailDomainRoutes } from './routes/mail-domains.ts';
 import { quarantineRoutes } from './routes/quarantine.ts';
 import { senderFilterRoutes } from './routes/sender-filters.ts';
@@ -28,4 +29,5 @@ export const routes: readonly AnyRoute[] = [
   ...webhookReplayRoutes,
   ...webhookEventTypeRoutes,
   ...serviceRoutes(() => routes),
+  ...docsRoutes,
 ];

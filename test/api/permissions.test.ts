@@ -169,6 +169,8 @@ const TABLE: Readonly<Record<string, Row | 'public'>> = {
   metrics: 'public',
   openapiYaml: 'public',
   openapiJson: 'public',
+  docs: 'public',
+  docsFile: 'public',
 };
 
 let t: TestGateway;
