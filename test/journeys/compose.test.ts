@@ -27,6 +27,9 @@ type Service = Readonly<{
   secrets?: readonly string[];
   volumes?: readonly string[];
   depends_on?: Readonly<Record<string, object>>;
+  ports?: readonly string[];
+  healthcheck?: Readonly<{ test: readonly string[] }>;
+  entrypoint?: readonly string[];
 }>;
 type Compose = Readonly<{
   services: Readonly<Record<string, Service>>;
@@ -143,16 +146,54 @@ describe('the containers', () => {
     );
   });
 
-  it('need no profile but for mail and its sink', () => {
+  it('need a profile for what is only there to be tried', () => {
     const named = Object.entries(compose.services).filter(([, { profiles }]) => profiles);
-    expect(named.map(([name]) => name)).toEqual(['mail', 'sink']);
+    expect(Object.fromEntries(named.map(([name, { profiles }]) => [name, profiles]))).toEqual({
+      eventstore: ['eventstore'],
+      mail: ['postfix'],
+      sink: ['postfix', 'sink'],
+    });
+  });
+
+  it('depend on nothing that their own profile leaves out', () => {
+    for (const profile of ['', 'eventstore', 'postfix', 'sink']) {
+      const laid = profile === 'postfix' ? withPostfix : compose.services;
+      const runs = Object.entries(laid).filter(
+        ([, { profiles }]) => profiles === undefined || profiles.includes(profile),
+      );
+      const lost = runs.flatMap(([, { depends_on = {} }]) =>
+        Object.keys(depends_on).filter((name) => !runs.some(([other]) => other === name)),
+      );
+      expect({ profile, lost }).toEqual({ profile, lost: [] });
+    }
+  });
+
+  it('keep the event store, which has no accounts, to their own network and from the gateway', () => {
+    const { eventstore = {} } = compose.services;
+    const environment = eventstore.environment ?? {};
+    expect(environment['KURRENTDB_INSECURE']).toBe('true');
+    expect(eventstore.ports).toBeUndefined();
+    const url = new URL(eventstore.healthcheck?.test.at(-1) ?? '');
+    expect([url.port, url.pathname]).toEqual([environment['KURRENTDB_NODE_PORT'], '/health/live']);
+    for (const [, { environment: given = {} }] of gateways) {
+      expect(Object.keys(given).filter((name) => name.includes('EVENTLOG'))).toEqual([]);
+    }
+    const asked = { MAILGUARD_EVENTLOG_URL: `esdb://eventstore:${url.port}?tls=false` };
+    expect(() => loadConfig(asked)).toThrow('esdb:// comes later');
+  });
+
+  it('send what is released to the sink by the name and port that it listens on', () => {
+    const { mail = {}, sink = {} } = compose.services;
+    const port = sink.entrypoint?.find((text) => /^0\.0\.0\.0:\d+$/.test(text))?.split(':')[1];
+    expect(mail.environment?.['MAIL_NEXT_HOP']).toBe(`[sink]:${port}`);
+    expect(read('README.md')).toContain(`"backend_servers":["sink:${port}"]`);
   });
 
   it('are of images with a version', () => {
     const images = services.map(([, { image = '' }]) => image);
     const bases = dockerfiles.flatMap((path) => instructions(path, 'FROM'));
     for (const image of [...images, ...bases.map((text) => text.split(' ')[0] ?? '')]) {
-      expect(image).toMatch(/^[a-z-]+:\d[\w.-]*$/);
+      expect(image).toMatch(/^[a-z./-]+:\d[\w.-]*$/);
     }
   });
 
