@@ -27,6 +27,16 @@ export function observeGateway(context: Context): void {
   );
   gaugeOf(
     metrics,
+    { name: 'mailguard_ready', help: '1 while /readyz has no reason against traffic.' },
+    async (gauge) => gauge.set((await context.unready()).length === 0 ? 1 : 0),
+  );
+  gaugeOf(
+    metrics,
+    { name: 'mailguard_warnings', help: 'What /readyz warns of, such as a helper that is away.' },
+    (gauge) => gauge.set(context.warnings().length),
+  );
+  gaugeOf(
+    metrics,
     { name: 'mailguard_database_up', help: '1 while the database answers.' },
     async (gauge) =>
       gauge.set(
