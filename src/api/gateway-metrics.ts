@@ -25,27 +25,7 @@ export function observeGateway(context: Context): void {
   ofProjections('mailguard_projection_stopped', '1 when a poison event stopped it.', (status) =>
     status.stoppedBy === null ? 0 : 1,
   );
-  gaugeOf(
-    metrics,
-    { name: 'mailguard_ready', help: '1 while /readyz has no reason against traffic.' },
-    async (gauge) => gauge.set((await context.unready()).length === 0 ? 1 : 0),
-  );
-  gaugeOf(
-    metrics,
-    { name: 'mailguard_warnings', help: 'What /readyz warns of, such as a helper that is away.' },
-    (gauge) => gauge.set(context.warnings().length),
-  );
-  gaugeOf(
-    metrics,
-    { name: 'mailguard_database_up', help: '1 while the database answers.' },
-    async (gauge) =>
-      gauge.set(
-        await log.head().then(
-          () => 1,
-          () => 0,
-        ),
-      ),
-  );
+  observeHealth(context);
   gaugeOf(
     metrics,
     { name: 'mailguard_eventlog_head_position', help: 'Position of the last event.' },
@@ -90,6 +70,32 @@ export function observeGateway(context: Context): void {
   observeWebhooks(context);
   gaugeOf(metrics, { name: 'mailguard_api_keys', help: 'Keys in memory.' }, (gauge) =>
     gauge.set([...liveKeys.all()].length),
+  );
+}
+
+/** What `/readyz` says, as figures. */
+function observeHealth(context: Context): void {
+  const { metrics, log } = context;
+  gaugeOf(
+    metrics,
+    { name: 'mailguard_ready', help: '1 while /readyz has no reason against traffic.' },
+    async (gauge) => gauge.set((await context.unready()).length === 0 ? 1 : 0),
+  );
+  gaugeOf(
+    metrics,
+    { name: 'mailguard_warnings', help: 'What /readyz warns of, such as a helper that is away.' },
+    (gauge) => gauge.set(context.warnings().length),
+  );
+  gaugeOf(
+    metrics,
+    { name: 'mailguard_database_up', help: '1 while the database answers.' },
+    async (gauge) =>
+      gauge.set(
+        await log.head().then(
+          () => 1,
+          () => 0,
+        ),
+      ),
   );
 }
 
