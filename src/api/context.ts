@@ -4,7 +4,8 @@ import type { Clock } from '../clock.ts';
 import type { Config } from '../config.ts';
 import type { MessageSpool, MessageStore } from '../domain/message-store.ts';
 import type { Announcement } from '../domain/quarantine-language.ts';
-import type { EventLog, EventMeta, Position } from '../eventlog/eventlog.ts';
+import type { WebhookDeliveries } from '../domain/webhook-delivery.ts';
+import type { EventLog, EventMeta } from '../eventlog/eventlog.ts';
 import type { LiveKeys } from '../projections/live-keys.ts';
 import type { MailDomainHistory } from '../projections/mail-domain-history.ts';
 import type { Projector } from '../projections/projector.ts';
@@ -16,39 +17,6 @@ import type { AuditTrail } from './audit-trail.ts';
 import type { Cursors } from './cursor.ts';
 import type { Metrics } from './metrics.ts';
 import type { RateLimiter } from './rate-limiter.ts';
-
-/** A subscription at work. */
-type RunningWebhook = Readonly<{
-  id: number;
-  status: () => Readonly<{
-    position: Position;
-    retries: number;
-    parked: number;
-    inFlight: number;
-    breaker: string;
-  }>;
-}>;
-
-/** Where an event stands, and which number it has for a subscription; none before the first epoch. */
-type LocatedEvent = Readonly<{
-  position: Position;
-  key: string;
-  epoch: number;
-  sequence: number | null;
-}>;
-
-/** What a test message found, step by step; a step that was not reached is null. */
-type PingResult = Readonly<{
-  delivered: boolean;
-  outcome: string;
-  status: number | null;
-  ms: number;
-  addresses: readonly string[];
-  connectedTo: string | null;
-  tls: Readonly<{ protocol: string; cipher: string; validTo: string | null }> | null;
-  error: string | null;
-  excerpt: string | null;
-}>;
 
 /** What handlers work with; made once by `main.ts`. */
 export type Context = Readonly<{
@@ -82,21 +50,7 @@ export type Context = Readonly<{
     /** A job was asked for or cancelled. */
     wakeJobs: () => void;
   }>;
-  webhooks: Readonly<{
-    /** Null for a URL that deliveries may go to, else why not. */
-    refuseTarget: (url: string) => Promise<string | null>;
-    /** Posts a signed test message, and tells what it found on its way. */
-    ping: (row: WebhookRow) => Promise<PingResult>;
-    /** Resolves once nothing is begun any more as the subscription was before. */
-    changed: (id: number) => Promise<void>;
-    /** An event as a subscription has it; null when it is not among its own. */
-    locate: (row: WebhookRow, eventId: string) => Promise<LocatedEvent | null>;
-    /** When what comes next for it was recorded; null when it has everything. */
-    oldestWaiting: (row: WebhookRow) => Promise<string | null>;
-    /** Those that this process delivers, as they are now. */
-    subscriptions: () => readonly RunningWebhook[];
-    onAttempt: (observe: (outcome: string, ms: number) => void) => void;
-  }>;
+  webhooks: WebhookDeliveries<WebhookRow>;
   /** The rest of a mail domain's deletion, done by a reactor. */
   finishMailDomainDeletion: (mailDomain: number, meta: EventMeta) => Promise<void>;
   /** Checks every reply against its schema: on in tests, off where it would only cost. */

@@ -1,3 +1,4 @@
+import type { DeliveryStatus } from '../domain/webhook-delivery.ts';
 import type { Context } from './context.ts';
 import { gaugeOf } from './metrics.ts';
 
@@ -101,7 +102,11 @@ function observeHealth(context: Context): void {
 
 /** What this process delivers; subscriptions by their ids, of which there are few. */
 function observeWebhooks({ metrics, log, webhooks }: Context): void {
-  const ofEach = (name: string, help: string, read: (status: Status, head: bigint) => number) =>
+  const ofEach = (
+    name: string,
+    help: string,
+    read: (status: DeliveryStatus, head: bigint) => number,
+  ) =>
     gaugeOf(metrics, { name, help, labelNames: ['webhook'] }, async (gauge) => {
       const { position: head } = await log.head();
       for (const { id, status } of webhooks.subscriptions()) {
@@ -133,5 +138,3 @@ function observeWebhooks({ metrics, log, webhooks }: Context): void {
     found.observe(ms / 1_000);
   });
 }
-
-type Status = ReturnType<ReturnType<Context['webhooks']['subscriptions']>[number]['status']>;

@@ -1,3 +1,4 @@
+import type { BreakerState } from '../domain/webhook-delivery.ts';
 import { nextProbeAt } from './schedule.ts';
 
 /**
@@ -5,7 +6,7 @@ import { nextProbeAt } from './schedule.ts';
  * now and then. Half open: a few, and more with each that arrives, so that one that recovers is not flooded.
  */
 export type Breaker = Readonly<{
-  state: 'closed' | 'open' | 'half_open';
+  state: BreakerState;
   /** Deliveries at once while half open. */
   limit: number;
   /** Successes since the limit was last raised. */

@@ -1,5 +1,6 @@
 import type pg from 'pg';
 import { findCursor } from '../db/webhook-cursors.ts';
+import type { LocatedEvent } from '../domain/webhook-delivery.ts';
 import type { EventLog, LogFilter, Position } from '../eventlog/eventlog.ts';
 import { readLine } from '../eventlog/upcast.ts';
 import { isWebhookType, WEBHOOK_TYPES } from '../projections/webhook-catalogue.ts';
@@ -32,12 +33,7 @@ export async function locate(
   deps: Readonly<{ log: EventLog }>,
   row: WebhookRow,
   eventId: string,
-): Promise<Readonly<{
-  position: Position;
-  key: string;
-  epoch: number;
-  sequence: number | null;
-}> | null> {
+): Promise<LocatedEvent | null> {
   const position = await deps.log.positionOf(eventId);
   if (position === null) return null;
   const range = { after: position - 1n, until: position, filter: {}, limit: 1 };

@@ -4,13 +4,14 @@ import type { Logger } from 'pino';
 import type { Clock } from '../clock.ts';
 import { listWebhookSecrets } from '../db/credentials.ts';
 import { keepAttemptDays } from '../db/webhook-attempts.ts';
+import type { WebhookDeliveries } from '../domain/webhook-delivery.ts';
 import type { EventLog, Position } from '../eventlog/eventlog.ts';
 import type { WebhookRow } from '../projections/webhooks.ts';
 import { type Secrets, webhookSecretPurpose } from '../secrets.ts';
 import { addressPolicy } from './addresses.ts';
 import { testGuard } from './guard-test.ts';
 import { locate, oldestWaiting } from './locate.ts';
-import { type PingResult, ping } from './ping.ts';
+import { ping } from './ping.ts';
 import { openSender } from './send.ts';
 import { createSlots } from './slots.ts';
 import type { Subscription } from './subscription.ts';
@@ -18,21 +19,11 @@ import { checkTarget, type TargetPolicy } from './target.ts';
 import { startWorker, type Worker } from './worker.ts';
 
 /** Everything about webhooks that runs, for the API and for `main.ts`. */
-export type Webhooks = Readonly<{
-  /** Null for a URL that deliveries may go to, else why not. */
-  refuseTarget: (url: string) => Promise<string | null>;
-  ping: (row: WebhookRow) => Promise<PingResult>;
-  /** Resolves once nothing is begun any more as the subscription was before. */
-  changed: (id: number) => Promise<void>;
-  /** An event as a subscription has it; null when it is not among its own. */
-  locate: (row: WebhookRow, eventId: string) => ReturnType<typeof locate>;
-  /** When what comes next for it was recorded; null when it has everything. */
-  oldestWaiting: (row: WebhookRow) => Promise<string | null>;
-  subscriptions: () => readonly Subscription[];
-  /** Tells of each try when it has ended. */
-  onAttempt: (observe: (outcome: string, ms: number) => void) => void;
-  stop: () => Promise<void>;
-}>;
+export type Webhooks = WebhookDeliveries<WebhookRow> &
+  Readonly<{
+    subscriptions: () => readonly Subscription[];
+    stop: () => Promise<void>;
+  }>;
 
 type Deps = Readonly<{
   pool: pg.Pool;

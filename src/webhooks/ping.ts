@@ -4,25 +4,13 @@ import tls from 'node:tls';
 import type pg from 'pg';
 import { type Clock, toTimestamp } from '../clock.ts';
 import { saveAttempt } from '../db/webhook-attempts.ts';
+import type { PingResult } from '../domain/webhook-delivery.ts';
 import type { WebhookRow } from '../projections/webhooks.ts';
 import { guardedConnector } from './connector.ts';
 import { openSender, type Sent } from './send.ts';
 import { signDelivery } from './signature.ts';
 import { parseTarget, type TargetPolicy } from './target.ts';
 import { judge } from './verdict.ts';
-
-/** What a test message found on its way, step by step; a step that was not reached is null. */
-export type PingResult = Readonly<{
-  delivered: boolean;
-  outcome: string;
-  status: number | null;
-  ms: number;
-  addresses: readonly string[];
-  connectedTo: string | null;
-  tls: Readonly<{ protocol: string; cipher: string; validTo: string | null }> | null;
-  error: string | null;
-  excerpt: string | null;
-}>;
 
 type Deps = Readonly<{
   pool: pg.Pool;

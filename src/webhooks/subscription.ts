@@ -1,5 +1,6 @@
 import type { KeyObject } from 'node:crypto';
 import { type CursorRow, releaseCursor } from '../db/webhook-cursors.ts';
+import type { DeliveryStatus } from '../domain/webhook-delivery.ts';
 import { isConnectionError } from '../eventlog/unavailable.ts';
 import type { WebhookRow } from '../projections/webhooks.ts';
 import { attempt } from './attempt.ts';
@@ -22,13 +23,7 @@ export type Subscription = Readonly<{
   stop: () => Promise<void>;
   /** Resolves when nothing of it runs any more. */
   ended: Promise<void>;
-  status: () => Readonly<{
-    position: bigint;
-    retries: number;
-    parked: number;
-    inFlight: number;
-    breaker: string;
-  }>;
+  status: () => DeliveryStatus;
 }>;
 
 const FAILED_PAUSE_MS = 250;
