@@ -12,6 +12,7 @@ import { webhookActionRoutes } from './routes/webhook-actions.ts';
 import { webhookDeliveryRoutes } from './routes/webhook-deliveries.ts';
 import { webhookEventTypeRoutes } from './routes/webhook-event-types.ts';
 import { webhookReplayRoutes } from './routes/webhook-replays.ts';
+import { webhookStatsRoute } from './routes/webhook-stats.ts';
 import { webhookRoutes } from './routes/webhooks.ts';
 
 /** The table: the server, `openapi.yaml` and the generated tests all come from it. */
@@ -25,6 +26,7 @@ export const routes: readonly AnyRoute[] = [
   ...auditRoutes,
   ...webhookRoutes,
   ...webhookActionRoutes,
+  webhookStatsRoute,
   ...webhookDeliveryRoutes,
   ...webhookReplayRoutes,
   ...webhookEventTypeRoutes,

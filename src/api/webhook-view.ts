@@ -4,7 +4,7 @@ import { DISABLE_CAUSES, ORDERINGS } from '../domain/webhook.ts';
 import { isWebhookType, WEBHOOK_TYPES } from '../projections/webhook-catalogue.ts';
 import type { WebhookRow } from '../projections/webhooks.ts';
 import type { Context } from './context.ts';
-import { Id, Instant, PositionText, Text, Timestamp } from './schemas.ts';
+import { Id, Instant, Text } from './schemas.ts';
 import { z } from './zod.ts';
 
 const URL_CHARACTERS_MAX = 2_048;
@@ -38,12 +38,6 @@ export const Ordering = z.enum(ORDERINGS).openapi({
     '`none`: as fast as it goes, in order where nothing fails. `key`: events of one stream one after the ' +
     'other; one that fails holds up its own stream alone.',
 });
-
-/** A place in the log that an event stands at, or a time. */
-export const LogPlace = z.union([
-  z.strictObject({ position: PositionText }),
-  z.strictObject({ at: Timestamp }),
-]);
 
 /** A subscription as callers see it; its secret is in none of these members. */
 export const WebhookView = z

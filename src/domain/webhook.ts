@@ -198,6 +198,16 @@ export const webhook: Decider<Webhook, WebhookCommand, WebhookEvent> = {
 export const webhookStream = (id: string): string => `webhook-${id}`;
 export const webhookNotesStream = (id: string): string => `webhook_notes-${id}`;
 
+/** Where the events of one subscription go, and what they are about. */
+export const webhookTarget = ({
+  id,
+  mailDomain,
+}: Readonly<{ id: number; mailDomain: number | null }>) => ({
+  stream: webhookStream(String(id)),
+  resource: { type: 'webhook', id: String(id) },
+  mailDomains: mailDomain === null ? [] : [String(mailDomain)],
+});
+
 function update(
   { changes, told }: Extract<WebhookCommand, { type: 'UpdateWebhook' }>,
   { filter }: Webhook,

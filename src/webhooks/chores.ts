@@ -1,6 +1,6 @@
 import type { ParkCause } from '../domain/webhook.ts';
 import type { Item } from './lane.ts';
-import { commandWebhook, recordNote } from './notes.ts';
+import { commandAsSystem, noteAsSystem } from './notes.ts';
 import { endReplays } from './replays.ts';
 import { type DeliveryDeps, isFull, keep, markDirty, type Running, release } from './running.ts';
 
@@ -14,7 +14,7 @@ const OUTAGE_HOURS_MAX = 120;
 export async function chores(s: Running, deps: DeliveryDeps): Promise<void> {
   noticeOutage(s, deps.clock.nowMs());
   for (let next = s.toNote[0]; next !== undefined; next = s.toNote[0]) {
-    await recordNote(deps, s.row, next);
+    await noteAsSystem(deps, s.row, next);
     s.toNote.shift();
   }
   for (let next = s.toPark[0]; next !== undefined; next = s.toPark[0]) {
@@ -29,7 +29,7 @@ export async function chores(s: Running, deps: DeliveryDeps): Promise<void> {
 async function disable(s: Running, deps: DeliveryDeps): Promise<void> {
   if (s.toDisable === null) return;
   const cause = s.toDisable;
-  const revision = await commandWebhook(deps, s.row, { type: 'DisableWebhook', cause });
+  const revision = await commandAsSystem(deps, s.row, { type: 'DisableWebhook', cause });
   // Until the read model says so, too; an older row is not taken for news.
   s.row = { ...s.row, status: 'disabled', cause, revision: revision ?? s.row.revision };
   s.toDisable = null;
@@ -70,7 +70,7 @@ async function park(
   const nowMs = deps.clock.nowMs();
   const { eventId, position, tries } = item;
   item.firstFailedAtMs ??= nowMs;
-  await recordNote(deps, s.row, {
+  await noteAsSystem(deps, s.row, {
     note: {
       type: 'webhook.event_parked',
       data: { event_id: eventId, position: String(position), tries, cause },
@@ -100,6 +100,6 @@ async function noticeBacklog(s: Running, deps: DeliveryDeps): Promise<void> {
   const retries = s.retries.size;
   const atMs = deps.clock.nowMs();
   const note = { type: 'webhook.backlog', data: { retries } } as const;
-  await recordNote(deps, s.row, { note, occasion: `backlog/${atMs}`, atMs });
+  await noteAsSystem(deps, s.row, { note, occasion: `backlog/${atMs}`, atMs });
   s.isBacklogTold = true;
 }

@@ -5,7 +5,7 @@ import {
   type WebhookNote,
   webhook,
   webhookNotesStream,
-  webhookStream,
+  webhookTarget,
 } from '../domain/webhook.ts';
 import type { EventLog } from '../eventlog/eventlog.ts';
 import { commandIdOf, handleCommand, toAppend } from '../eventlog/handle-command.ts';
@@ -14,16 +14,11 @@ import type { WebhookRow } from '../projections/webhooks.ts';
 
 type Deps = Readonly<{ log: EventLog; clock: Clock; nodeId: string }>;
 
-const targetOf = ({ id, mailDomain }: Pick<WebhookRow, 'id' | 'mailDomain'>) => ({
-  resource: { type: 'webhook', id: String(id) },
-  mailDomains: mailDomain === null ? [] : [String(mailDomain)],
-});
-
 /**
  * Records what has happened to a subscription, once for each `occasion`, however often it is told; `atMs` is
  * the occasion's own time, the same each time.
  */
-export async function recordNote(
+export async function noteAsSystem(
   { log, clock, nodeId }: Deps,
   row: Pick<WebhookRow, 'id' | 'mailDomain'>,
   { note, occasion, atMs }: Readonly<{ note: WebhookNote; occasion: string; atMs: number }>,
@@ -33,19 +28,18 @@ export async function recordNote(
   await log.append({
     stream: webhookNotesStream(String(row.id)),
     expected: 'any',
-    events: [toAppend(note, { ...targetOf(row), meta, commandId })],
+    events: [toAppend(note, { ...webhookTarget(row), meta, commandId })],
   });
 }
 
-/** What the worker decides by itself; the revision of the subscription afterwards, null when it is gone. */
-export async function commandWebhook(
+/** Carries out what the worker decides by itself; the revision afterwards, null when it is gone. */
+export async function commandAsSystem(
   { log, clock, nodeId }: Deps,
   row: Pick<WebhookRow, 'id' | 'mailDomain'>,
   command: WebhookCommand,
 ): Promise<bigint | null> {
   const handled = await handleCommand(log, webhook, {
-    stream: webhookStream(String(row.id)),
-    ...targetOf(row),
+    ...webhookTarget(row),
     command,
     meta: systemMeta({ nodeId }, clock.now()),
     commandId: commandIdOf(clock.nowMs(), `webhook/${row.id}/${JSON.stringify(command, asText)}`),

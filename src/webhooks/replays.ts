@@ -7,7 +7,7 @@ import { prepareEvent } from '../projections/webhook-payload.ts';
 import { createFeed } from './feed.ts';
 import { createLane, type Item, type Lane } from './lane.ts';
 import { placeAt } from './locate.ts';
-import { commandWebhook } from './notes.ts';
+import { commandAsSystem } from './notes.ts';
 import type { DeliveryDeps, Running } from './running.ts';
 
 /** Reads the events of retries that are to be sent; they are few, and each stands alone. */
@@ -59,7 +59,7 @@ export async function endReplays(s: Running, deps: DeliveryDeps): Promise<void> 
     const { replay } = lane;
     // Only what is put down counts, so that the event tells the last of its results.
     if (replay === null || !isThrough(lane)) continue;
-    await commandWebhook(deps, s.row, {
+    await commandAsSystem(deps, s.row, {
       type: 'EndReplay',
       replayId: String(replay.id),
       delivered: lane.delivered,

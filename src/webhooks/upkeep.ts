@@ -7,7 +7,7 @@ import { pruneParked } from '../db/webhook-retries.ts';
 import type { EventLog } from '../eventlog/eventlog.ts';
 import type { Projector } from '../projections/projector.ts';
 import { listOrphanWebhooks, listWebhooks } from '../projections/webhooks.ts';
-import { commandWebhook } from './notes.ts';
+import { commandAsSystem } from './notes.ts';
 
 type Deps = Readonly<{ pool: pg.Pool; log: EventLog; clock: Clock; nodeId: string }>;
 
@@ -16,13 +16,13 @@ const PAGE_WEBHOOKS = 1_000;
 /** The rest of a mail domain's deletion: what was bound to it ends with it. */
 export async function endWebhooksOfMailDomain(deps: Deps, mailDomain: number): Promise<void> {
   const rows = await listWebhooks(deps.pool, mailDomain, { before: null, limit: PAGE_WEBHOOKS });
-  for (const row of rows) await commandWebhook(deps, row, { type: 'DeleteWebhook' });
+  for (const row of rows) await commandAsSystem(deps, row, { type: 'DeleteWebhook' });
 }
 
 /** Ends what a deletion that was cut short has left, and forgets where ended ones stood. */
 export async function sweepWebhooks(deps: Deps): Promise<void> {
   for (const row of await listOrphanWebhooks(deps.pool)) {
-    await commandWebhook(deps, row, { type: 'DeleteWebhook' });
+    await commandAsSystem(deps, row, { type: 'DeleteWebhook' });
   }
   await forgetDeletedCursors(deps.pool);
 }

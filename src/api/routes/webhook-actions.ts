@@ -1,25 +1,15 @@
 import { toTimestamp } from '../../clock.ts';
-import { summarizeAttempts } from '../../db/webhook-attempts.ts';
-import { findCursor } from '../../db/webhook-cursors.ts';
-import { countRetries } from '../../db/webhook-retries.ts';
 import type { WebhookCommand } from '../../domain/webhook.ts';
-import type { Context } from '../context.ts';
 import { route } from '../route.ts';
 import { Instant } from '../schemas.ts';
-import {
-  commandWebhook,
-  findVisibleWebhook,
-  keepSecret,
-  requireSecret,
-} from '../webhook-access.ts';
-import { recordNote } from '../webhook-notes.ts';
+import { findVisibleWebhook, tag, WebhookParams, write } from '../webhook-access.ts';
+import { commandAsCaller, noteAsCaller } from '../webhook-commands.ts';
+import { GivenSecret, keepSecret, requireSecret, showSecret } from '../webhook-secrets.ts';
 import { maySeeResponses, NewWebhookView, WebhookView } from '../webhook-view.ts';
 import { z } from '../zod.ts';
-import { read, tag, WebhookParams, withSecret, write } from './webhooks.ts';
 
 const GRACE_SECONDS_MAX = 604_800;
 const GRACE_SECONDS = 86_400;
-const DAY_MS = 86_400_000;
 
 type Change = Readonly<{
   id: string;
@@ -46,7 +36,7 @@ const change = ({ command, path, ...told }: Change) =>
     errors: ['not_found', 'stale', 'state_conflict'],
     async handle(context, call) {
       const row = await findVisibleWebhook(context, call.principal, call.params.id);
-      return commandWebhook(context, call, row, command);
+      return commandAsCaller(context, call, row, command);
     },
   });
 
@@ -89,7 +79,7 @@ const enable = route({
   async handle(context, call) {
     const row = await findVisibleWebhook(context, call.principal, call.params.id);
     const { resume: from } = call.body;
-    return commandWebhook(context, call, row, { type: 'EnableWebhook', resume: from });
+    return commandAsCaller(context, call, row, { type: 'EnableWebhook', resume: from });
   },
 });
 
@@ -106,9 +96,7 @@ const rotateSecret = route({
   params: WebhookParams,
   body: z.strictObject({
     grace_seconds: z.number().int().min(0).max(GRACE_SECONDS_MAX).default(GRACE_SECONDS),
-    secret: z.string().max(256).nullish().openapi({
-      description: '`whsec_` and 24 to 64 random bytes in base64; one is made when it is left out.',
-    }),
+    secret: GivenSecret,
   }),
   bodyOptional: true,
   conditional: true,
@@ -124,7 +112,7 @@ const rotateSecret = route({
     const { secret, fingerprint } = await keepSecret(context, row.id, body.secret ?? null);
     const now = context.clock.now();
     const grace = new Date(now.getTime() + body.grace_seconds * 1_000);
-    const answer = await commandWebhook(context, call, row, {
+    const answer = await commandAsCaller(context, call, row, {
       type: 'RotateSecret',
       fingerprint,
       graceUntil: body.grace_seconds === 0 ? null : toTimestamp(grace),
@@ -132,7 +120,7 @@ const rotateSecret = route({
     });
     // Of a request that is run again, the first run's secret signs, and nobody was told it.
     const isOwn = answer.data.secrets.some((one) => one.fingerprint === fingerprint);
-    return withSecret(answer, { secret: isOwn ? secret : null, status: answer.status ?? 201 });
+    return showSecret(answer, { secret: isOwn ? secret : null, status: answer.status ?? 201 });
   },
 });
 
@@ -171,15 +159,8 @@ const pingWebhook = route({
     const row = await findVisibleWebhook(context, principal, params.id);
     const found = await context.webhooks.ping(row);
     const { outcome, status } = found;
-    await recordNote(
-      context,
-      row,
-      { meta, commandId },
-      {
-        type: 'webhook.pinged',
-        data: { outcome, status },
-      },
-    );
+    const note = { type: 'webhook.pinged', data: { outcome, status } } as const;
+    await noteAsCaller(context, row, { meta, commandId }, note);
     const isTrusted = maySeeResponses(principal);
     return {
       subject: `webhook:${row.id}`,
@@ -203,87 +184,4 @@ const pingWebhook = route({
   },
 });
 
-const Stats = z
-  .object({
-    position: z.string().openapi({
-      description: 'Every event at or below it is delivered, or is tried again by itself.',
-    }),
-    head: z.string().openapi({ description: 'The last position of the log.' }),
-    epoch: z.number().int(),
-    sequence: z
-      .number()
-      .int()
-      .openapi({ description: 'The number of the last event at or below.' }),
-    oldest_waiting_at: Instant.nullable().openapi({
-      description: 'When what comes next was recorded; null when everything was delivered.',
-    }),
-    retrying: z.number().int(),
-    parked: z.number().int(),
-    in_flight: z.number().int(),
-    breaker: z.enum(['closed', 'open', 'half_open']).openapi({
-      description: 'Open: the endpoint is down, and looked at now and then.',
-    }),
-    quiet_until: Instant.nullable().openapi({ description: 'The receiver has asked for it.' }),
-    last_day: z.array(
-      z.object({
-        outcome: z.string(),
-        attempts: z.number().int(),
-        p50_ms: z.number().int(),
-        p99_ms: z.number().int(),
-      }),
-    ),
-  })
-  .openapi('WebhookStats');
-
-const stats = route({
-  id: 'getWebhookStats',
-  method: 'get',
-  path: '/webhooks/{id}/stats',
-  tag,
-  summary: 'Where a webhook stands, how far behind it is, and how its endpoint has answered.',
-  permission: read,
-  params: WebhookParams,
-  reply: Stats,
-  errors: ['not_found'],
-  async handle(context, { params, principal }) {
-    const row = await findVisibleWebhook(context, principal, params.id);
-    return { data: await statsOf(context, row) };
-  },
-});
-
-async function statsOf(
-  context: Context,
-  row: Awaited<ReturnType<typeof findVisibleWebhook>>,
-): Promise<z.input<typeof Stats>> {
-  const { pool, log, clock, webhooks } = context;
-  const now = clock.nowMs();
-  const [cursor, retries, head, oldest, lastDay] = await Promise.all([
-    findCursor(pool, row.id),
-    countRetries(pool, row.id),
-    log.head(),
-    webhooks.oldestWaiting(row),
-    summarizeAttempts(pool, row.id, new Date(now - DAY_MS)),
-  ]);
-  const running = webhooks
-    .subscriptions()
-    .find(({ id }) => id === row.id)
-    ?.status();
-  const quietUntil = cursor?.quietUntil ?? null;
-  const breaker = running?.breaker ?? cursor?.breaker['state'];
-  return {
-    position: String(running?.position ?? cursor?.place.position ?? row.epochs[0]?.after ?? 0n),
-    head: String(head.position),
-    epoch: cursor?.place.epoch ?? 1,
-    sequence: cursor?.place.sequence ?? 0,
-    oldest_waiting_at: oldest,
-    ...retries,
-    in_flight: running?.inFlight ?? 0,
-    breaker: breaker === 'open' || breaker === 'half_open' ? breaker : 'closed',
-    quiet_until: quietUntil !== null && quietUntil.getTime() > now ? toTimestamp(quietUntil) : null,
-    last_day: lastDay.map(({ outcome, attempts, p50, p99 }) => ({
-      ...{ outcome, attempts, p50_ms: p50, p99_ms: p99 },
-    })),
-  };
-}
-
-export const webhookActionRoutes = [pause, resume, enable, rotateSecret, pingWebhook, stats];
+export const webhookActionRoutes = [pause, resume, enable, rotateSecret, pingWebhook];

@@ -6,11 +6,10 @@ import type { Context } from '../context.ts';
 import { BASE_PATH } from '../paths.ts';
 import { route } from '../route.ts';
 import { IdText, Instant, LIST_HEADERS, ListQuery, Timestamp } from '../schemas.ts';
-import { findVisibleWebhook } from '../webhook-access.ts';
-import { recordNote } from '../webhook-notes.ts';
+import { findVisibleWebhook, read, tag, WebhookParams, write } from '../webhook-access.ts';
+import { noteAsCaller } from '../webhook-commands.ts';
 import { AttemptView, viewAttempt } from '../webhook-view.ts';
 import { z } from '../zod.ts';
-import { read, tag, WebhookParams, write } from './webhooks.ts';
 
 const ATTEMPTS_MAX = 1_000;
 const EventId = z
@@ -149,18 +148,12 @@ const resend = route({
     const { event_id: eventId } = params;
     const found = await findDelivery(context, row, eventId);
     const position = String(found.position);
-    await recordNote(
-      context,
-      row,
-      { meta, commandId },
-      {
-        type: 'webhook.resend_requested',
-        data: { event_id: eventId, position },
-      },
-    );
+    const data = { event_id: eventId, position };
+    const note = { type: 'webhook.resend_requested', data } as const;
+    await noteAsCaller(context, row, { meta, commandId }, note);
     await requestResend(context.pool, row.id, { ...found, eventId, now: context.clock.now() });
     await context.webhooks.changed(row.id);
-    return { data: { event_id: eventId, position }, status: 202 };
+    return { data, status: 202 };
   },
 });
 

@@ -6,10 +6,8 @@ import {
 } from '../../projections/webhook-catalogue.ts';
 import { payloadJsonSchema } from '../../projections/webhook-payload.ts';
 import { route } from '../route.ts';
+import { read, tag } from '../webhook-access.ts';
 import { z } from '../zod.ts';
-
-const read = { operation: 'read', reach: 'mail_domain' } as const;
-const tag = 'Webhooks';
 
 const EventType = z
   .object({

@@ -1,23 +1,18 @@
 import { nextId } from '../../db/ids.ts';
 import { findReplay, listReplays, type ReplayRow } from '../../db/webhook-replays.ts';
 import { DomainError } from '../../domain/errors.ts';
-import { webhook } from '../../domain/webhook.ts';
+import { webhook, webhookTarget } from '../../domain/webhook.ts';
 import { handleCommand } from '../../eventlog/handle-command.ts';
 import type { Context } from '../context.ts';
 import { invalid } from '../input.ts';
+import { LogPlace, positionBefore } from '../log-place.ts';
 import { BASE_PATH } from '../paths.ts';
 import { type Call, route } from '../route.ts';
 import { IdText, Instant, Text } from '../schemas.ts';
-import {
-  commandWebhook,
-  findVisibleWebhook,
-  positionBefore,
-  settled,
-  targetOf,
-} from '../webhook-access.ts';
-import { EventTypes, LogPlace } from '../webhook-view.ts';
+import { findVisibleWebhook, read, tag, WebhookParams, write } from '../webhook-access.ts';
+import { commandAsCaller, settled } from '../webhook-commands.ts';
+import { EventTypes } from '../webhook-view.ts';
 import { z } from '../zod.ts';
-import { read, tag, WebhookParams, write } from './webhooks.ts';
 
 const REPLAYS_SHOWN_MAX = 1_000;
 const ReplayParams = z.strictObject({ id: IdText, replay_id: IdText });
@@ -122,7 +117,7 @@ const cancel = route({
     const { params, principal } = call;
     const row = await findVisibleWebhook(context, principal, params.id);
     const replay = await findKnown(context, row.id, params.replay_id);
-    const { status } = await commandWebhook(context, call, row, {
+    const { status } = await commandAsCaller(context, call, row, {
       type: 'CancelReplay',
       replayId: String(replay.id),
     });
@@ -149,7 +144,7 @@ async function createReplay(
   const types = body.event_types ?? null;
   const wanted = await nextId(context.pool, 'webhook_replay');
   const { earlier, position } = await handleCommand(context.log, webhook, {
-    ...targetOf(row),
+    ...webhookTarget(row),
     command: {
       type: 'RequestReplay',
       data: {

@@ -3,30 +3,34 @@ import { eraseIdempotentAnswers } from '../../db/idempotency.ts';
 import { nextId } from '../../db/ids.ts';
 import { isNarrowed } from '../../domain/access.ts';
 import { DomainError } from '../../domain/errors.ts';
-import { webhook } from '../../domain/webhook.ts';
+import { webhook, webhookTarget } from '../../domain/webhook.ts';
 import { handleCommand } from '../../eventlog/handle-command.ts';
 import { countWebhooks, findWebhook, listWebhooks } from '../../projections/webhooks.ts';
 import type { Context } from '../context.ts';
 import { invalid } from '../input.ts';
+import { LogPlace, positionBefore } from '../log-place.ts';
 import { BASE_PATH } from '../paths.ts';
 import { type Answer, type Call, route } from '../route.ts';
-import { Id, IdText, LIST_HEADERS, ListQuery, listHeaders, Text } from '../schemas.ts';
+import { Id, LIST_HEADERS, ListQuery, listHeaders, Text } from '../schemas.ts';
+import {
+  findVisibleWebhook,
+  mailDomainFor,
+  read,
+  requireTarget,
+  tag,
+  WebhookParams,
+  write,
+} from '../webhook-access.ts';
 import {
   answerWithWebhook,
-  commandWebhook,
-  findVisibleWebhook,
-  keepSecret,
-  mailDomainFor,
-  positionBefore,
-  requireSecret,
-  requireTarget,
+  commandAsCaller,
   settled,
-  targetOf,
-} from '../webhook-access.ts';
+  type WebhookAnswer,
+} from '../webhook-commands.ts';
+import { GivenSecret, keepSecret, requireSecret, showSecret } from '../webhook-secrets.ts';
 import {
   Description,
   EventTypes,
-  LogPlace,
   NewWebhookView,
   Ordering,
   viewWebhooks,
@@ -39,11 +43,6 @@ import { z } from '../zod.ts';
 const WEBHOOKS_MAX = 1_000;
 const UPDATE_TRIES_MAX = 5;
 const PATH = '/webhooks';
-
-export const WebhookParams = z.strictObject({ id: IdText });
-export const write = { operation: 'write', reach: 'mail_domain' } as const;
-export const read = { operation: 'read', reach: 'mail_domain' } as const;
-export const tag = 'Webhooks';
 
 const list = route({
   id: 'listWebhooks',
@@ -73,9 +72,7 @@ const NewWebhook = z.strictObject({
   mail_domain: z.union([Text(253), Id]).nullish(),
   description: Description.nullish(),
   ordering: Ordering.default('none'),
-  secret: z.string().max(256).nullish().openapi({
-    description: '`whsec_` and 24 to 64 random bytes in base64; one is made when it is left out.',
-  }),
+  secret: GivenSecret,
   start: z
     .union([z.enum(['now', 'earliest']), LogPlace])
     .default('now')
@@ -184,7 +181,7 @@ const remove = route({
   async handle(context, call) {
     const row = await findVisibleWebhook(context, call.principal, call.params.id);
     const { position } = await handleCommand(context.log, webhook, {
-      ...targetOf(row),
+      ...webhookTarget(row),
       command: { type: 'DeleteWebhook' },
       meta: call.meta,
       commandId: call.commandId,
@@ -214,7 +211,7 @@ async function createWebhook(
   const id = await nextId(context.pool, 'webhook');
   const { secret, fingerprint } = await keepSecret(context, id, body.secret ?? null);
   const handled = await handleCommand(context.log, webhook, {
-    ...targetOf({ id, mailDomain }),
+    ...webhookTarget({ id, mailDomain }),
     command: {
       type: 'CreateWebhook',
       data: {
@@ -237,7 +234,7 @@ async function createWebhook(
   const isDone = await settled(context, madeId, handled.position ?? 0n);
   const row = await findWebhook(context.pool, madeId);
   if (row === null) throw new DomainError('unavailable', 'It was made; look for it in the list.');
-  return withSecret(await answerWithWebhook(context, row), {
+  return showSecret(await answerWithWebhook(context, row), {
     secret: earlier === undefined ? secret : null,
     status: isDone ? 201 : 202,
   });
@@ -246,7 +243,7 @@ async function createWebhook(
 async function updateOnce(
   context: Context,
   call: Call<{ id: number }, unknown, z.output<typeof WebhookChanges>>,
-): Promise<DataAnswer> {
+): Promise<WebhookAnswer> {
   const { params, body, principal } = call;
   // What is compared with the row must not be compared with an older one.
   await context.projector.caughtUp((await context.log.head()).position, ['webhooks']);
@@ -256,7 +253,7 @@ async function updateOnce(
   const isSame = url === row.url && description === row.description;
   // URL and description are told together: what is not changed must be what it is now.
   const ifMatch = call.ifMatch ?? (isSame ? null : row.revision);
-  return commandWebhook(context, { ...call, ifMatch }, row, {
+  return commandAsCaller(context, { ...call, ifMatch }, row, {
     type: 'UpdateWebhook',
     changes: {
       ...(body.event_types === undefined ? {} : { event_types: body.event_types }),
@@ -264,23 +261,6 @@ async function updateOnce(
     },
     told: isSame ? null : { url, description },
   });
-}
-
-type DataAnswer = Extract<Answer<z.input<typeof WebhookView>>, { data: unknown }>;
-
-/** An answer that tells a secret, and whose repetition does not. */
-export function withSecret(
-  answer: DataAnswer,
-  { secret, status }: Readonly<{ secret: string | null; status: number }>,
-): Answer<z.input<typeof NewWebhookView>> {
-  const location = `${BASE_PATH}${PATH}/${answer.data.id}`;
-  return {
-    ...answer,
-    status,
-    headers: { Location: location },
-    data: secret === null ? answer.data : { ...answer.data, secret },
-    replay: answer.data,
-  };
 }
 
 /** The position behind which a subscription begins; null for its own event's. */
