@@ -1,4 +1,4 @@
-import { saveWebhookSecret } from '../db/credentials.ts';
+import { saveWebhookSecret } from '../db/webhook-secrets.ts';
 import {
   issueWebhookSecret,
   parseWebhookSecret,

@@ -1,9 +1,9 @@
 import type pg from 'pg';
 import type { Clock } from '../clock.ts';
-import { sweepWebhookSecrets } from '../db/credentials.ts';
 import { keepAttemptDays } from '../db/webhook-attempts.ts';
 import { forgetDeletedCursors } from '../db/webhook-cursors.ts';
 import { pruneParked } from '../db/webhook-retries.ts';
+import { sweepWebhookSecrets } from '../db/webhook-secrets.ts';
 import type { EventLog } from '../eventlog/eventlog.ts';
 import type { Projector } from '../projections/projector.ts';
 import { listOrphanWebhooks, listWebhooks } from '../projections/webhooks.ts';

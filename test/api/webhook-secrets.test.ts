@@ -1,6 +1,6 @@
 import { randomBytes, randomUUID } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
-import { sweepWebhookSecrets } from '../../src/db/credentials.ts';
+import { sweepWebhookSecrets } from '../../src/db/webhook-secrets.ts';
 import { DomainError } from '../../src/domain/errors.ts';
 import {
   type Reply,

@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import type pg from 'pg';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { saveCredential, saveWebhookSecret } from '../../src/db/credentials.ts';
+import { saveCredential } from '../../src/db/credentials.ts';
 import { completeIdempotencyKey, reserveIdempotencyKey } from '../../src/db/idempotency.ts';
 import type { EventLog } from '../../src/eventlog/eventlog.ts';
 import { readLine } from '../../src/eventlog/upcast.ts';
