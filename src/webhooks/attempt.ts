@@ -1,8 +1,9 @@
 import { renderPayload } from '../projections/webhook-payload.ts';
-import type { Item } from './lane.ts';
+import type { Item, Lane } from './lane.ts';
 import { type Begun, record } from './record.ts';
-import { begin, type DeliveryDeps, end, type Running } from './running.ts';
+import type { DeliveryDeps, Running } from './running.ts';
 import type { Sent } from './send.ts';
+import type { Settings } from './settings.ts';
 import { signDelivery } from './signature.ts';
 
 const USER_AGENT = 'MailGuard-Webhooks/1';
@@ -12,11 +13,11 @@ const USER_AGENT = 'MailGuard-Webhooks/1';
  * called. False when there is no slot: then nothing was begun.
  */
 export function attempt(s: Running, deps: DeliveryDeps, item: Item, done: () => void): boolean {
-  const { target } = s;
+  const { target } = s.settings;
   const host = target.url?.host ?? '';
-  const isFirst = s.inFlight === 0;
+  const isFirst = s.underWay.all === 0;
   const begun = toBegun(s, deps, item);
-  const giveBack = deps.slots.take(host, { isFirst, wake: () => s.wake() });
+  const giveBack = deps.slots.take(host, { isFirst, wake: () => s.loop.wake() });
   if (giveBack === null) return false;
   const { lane } = item;
   begin(s, item);
@@ -28,7 +29,7 @@ export function attempt(s: Running, deps: DeliveryDeps, item: Item, done: () => 
     .then((sent) => {
       end(s, lane);
       giveBack();
-      const isCut = s.cut.signal.aborted || !deps.holdsLease();
+      const isCut = s.loop.cut.signal.aborted || !deps.holdsLease();
       record(s, deps, item, { begun, sent, isCut });
       done();
     })
@@ -38,11 +39,26 @@ export function attempt(s: Running, deps: DeliveryDeps, item: Item, done: () => 
   return true;
 }
 
+function begin({ underWay }: Running, item: Item): void {
+  item.posts += 1;
+  item.state = 'sending';
+  underWay.all += 1;
+  if (item.lane === null) underWay.retries += 1;
+  else item.lane.sending += 1;
+}
+
+/** `lane` is where the event stood when its try began. */
+function end({ underWay }: Running, lane: Lane | null): void {
+  underWay.all -= 1;
+  if (lane === null) underWay.retries -= 1;
+  else lane.sending -= 1;
+}
+
 function toBegun(s: Running, deps: DeliveryDeps, item: Item): Begun {
   const { event, sequence, epoch, tries, lane, replayId } = item;
   if (event === null) throw new Error('an event is sent before it was read');
-  const mailDomain = s.row.mailDomain === null ? null : String(s.row.mailDomain);
-  const isProbe = s.breaker.state === 'open';
+  const mailDomain = s.settings.row.mailDomain === null ? null : String(s.settings.row.mailDomain);
+  const isProbe = s.endpoint.breaker.state === 'open';
   const isRetry = lane === null || tries > 0;
   const kind = replayId !== null ? 'replay' : isProbe ? 'probe' : isRetry ? 'retry' : 'live';
   const now = deps.clock.now();
@@ -50,12 +66,12 @@ function toBegun(s: Running, deps: DeliveryDeps, item: Item): Begun {
     kind,
     startedAt: now,
     body: renderPayload(event, { sequence, epoch, mailDomain }),
-    signedBy: livingSecrets(s, now).join(' '),
+    signedBy: livingSecrets(s.settings, now).join(' '),
   };
 }
 
 /** Fingerprints of the secrets that sign now, the newest first. */
-const livingSecrets = ({ row, secrets }: Running, now: Date): readonly string[] =>
+const livingSecrets = ({ row, secrets }: Settings, now: Date): readonly string[] =>
   row.secrets
     .filter(({ until }) => until === null || Date.parse(until) > now.getTime())
     .map(({ fingerprint }) => fingerprint)
@@ -71,12 +87,12 @@ function send(
   const timestampSeconds = Math.floor(startedAt.getTime() / 1_000);
   const secrets = begun.signedBy
     .split(' ')
-    .flatMap((fingerprint) => s.secrets.get(fingerprint) ?? []);
+    .flatMap((fingerprint) => s.settings.secrets.get(fingerprint) ?? []);
   if (secrets.length === 0) return blocked('SECRET_MISSING');
   return deps.sender.send({
     url,
     body,
-    signal: s.cut.signal,
+    signal: s.loop.cut.signal,
     mayBegin: deps.holdsLease,
     headers: {
       'content-type': 'application/json',

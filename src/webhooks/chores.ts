@@ -1,8 +1,10 @@
 import type { ParkCause } from '../domain/webhook.ts';
-import type { Item } from './lane.ts';
+import { type Item, release } from './lane.ts';
 import { commandAsSystem, noteAsSystem } from './notes.ts';
 import { endReplays } from './replays.ts';
-import { type DeliveryDeps, isFull, keep, markDirty, type Running, release } from './running.ts';
+import { isFull } from './retry-set.ts';
+import type { DeliveryDeps, Running } from './running.ts';
+import { keep, markDirty } from './unsaved.ts';
 
 const HOUR_MS = 3_600_000;
 /** Hours without success after which somebody is told. */
@@ -13,35 +15,40 @@ const OUTAGE_HOURS_MAX = 120;
 /** What is recorded in the log before it counts, in the order in which it happened. */
 export async function chores(s: Running, deps: DeliveryDeps): Promise<void> {
   noticeOutage(s, deps.clock.nowMs());
-  for (let next = s.toNote[0]; next !== undefined; next = s.toNote[0]) {
-    await noteAsSystem(deps, s.row, next);
-    s.toNote.shift();
+  for (let next = s.untold.notes[0]; next !== undefined; next = s.untold.notes[0]) {
+    await noteAsSystem(deps, s.settings.row, next);
+    s.untold.notes.shift();
   }
-  for (let next = s.toPark[0]; next !== undefined; next = s.toPark[0]) {
+  for (let next = s.untold.parks[0]; next !== undefined; next = s.untold.parks[0]) {
     await park(s, deps, next);
-    s.toPark.shift();
+    s.untold.parks.shift();
   }
-  if (s.toDisable !== null) await disable(s, deps);
+  if (s.untold.disable !== null) await disable(s, deps);
   await endReplays(s, deps);
   await noticeBacklog(s, deps);
 }
 
 async function disable(s: Running, deps: DeliveryDeps): Promise<void> {
-  if (s.toDisable === null) return;
-  const cause = s.toDisable;
-  const revision = await commandAsSystem(deps, s.row, { type: 'DisableWebhook', cause });
+  if (s.untold.disable === null) return;
+  const cause = s.untold.disable;
+  const revision = await commandAsSystem(deps, s.settings.row, { type: 'DisableWebhook', cause });
   // Until the read model says so, too; an older row is not taken for news.
-  s.row = { ...s.row, status: 'disabled', cause, revision: revision ?? s.row.revision };
-  s.toDisable = null;
+  s.settings.row = {
+    ...s.settings.row,
+    status: 'disabled',
+    cause,
+    revision: revision ?? s.settings.row.revision,
+  };
+  s.untold.disable = null;
   deps.logger.warn({ webhook: s.id, cause }, 'a webhook was disabled');
 }
 
 function noticeOutage(s: Running, nowMs: number): void {
-  const { failingSinceMs, lastFailedAtMs, notices, state } = s.breaker;
-  if (failingSinceMs === null || s.row.status !== 'active') return;
+  const { failingSinceMs, lastFailedAtMs, notices, state } = s.endpoint.breaker;
+  if (failingSinceMs === null || s.settings.row.status !== 'active') return;
   const triedHours = ((lastFailedAtMs ?? failingSinceMs) - failingSinceMs) / HOUR_MS;
   if (state === 'open' && triedHours >= OUTAGE_HOURS_MAX) {
-    s.toDisable ??= 'outage';
+    s.untold.disable ??= 'outage';
     return;
   }
   const hours = Math.min((nowMs - failingSinceMs) / HOUR_MS, triedHours + 24);
@@ -49,17 +56,17 @@ function noticeOutage(s: Running, nowMs: number): void {
   if (passed <= notices) return;
   const since = new Date(failingSinceMs).toISOString();
   const notice = NOTICE_HOURS[passed - 1] ?? 0;
-  s.toNote.push({
+  s.untold.notes.push({
     note: { type: 'webhook.failing', data: { since, hours: notice, cause: causeOf(s) } },
     occasion: `failing/${since}/${notice}`,
     atMs: failingSinceMs,
   });
-  s.breaker = { ...s.breaker, notices: passed };
-  markDirty(s, nowMs);
+  s.endpoint.breaker = { ...s.endpoint.breaker, notices: passed };
+  markDirty(s.unsaved, nowMs);
 }
 
 const causeOf = (s: Running): string =>
-  s.live.again[0]?.lastOutcome ?? [...s.retries.values()][0]?.lastOutcome ?? 'failing';
+  s.live.again[0]?.lastOutcome ?? [...s.retries.byPosition.values()][0]?.lastOutcome ?? 'failing';
 
 /** Given up: the event first, then the row, so that nothing is given up that the log does not tell. */
 async function park(
@@ -70,7 +77,7 @@ async function park(
   const nowMs = deps.clock.nowMs();
   const { eventId, position, tries } = item;
   item.firstFailedAtMs ??= nowMs;
-  await noteAsSystem(deps, s.row, {
+  await noteAsSystem(deps, s.settings.row, {
     note: {
       type: 'webhook.event_parked',
       data: { event_id: eventId, position: String(position), tries, cause },
@@ -84,22 +91,22 @@ async function park(
     lane.again = lane.again.filter((other) => other !== item);
   }
   item.state = 'over';
-  s.retries.delete(position);
-  keep(s, item, false, 'parked');
-  s.parked += 1;
-  markDirty(s, nowMs);
-  release(s, item);
+  s.retries.byPosition.delete(position);
+  keep(s.unsaved, item, { state: 'parked' });
+  s.retries.parked += 1;
+  markDirty(s.unsaved, nowMs);
+  release(s.gate, item);
 }
 
 async function noticeBacklog(s: Running, deps: DeliveryDeps): Promise<void> {
-  if (!isFull(s)) {
-    s.isBacklogTold = false;
+  if (!isFull(s.retries)) {
+    s.untold.isBacklogTold = false;
     return;
   }
-  if (s.isBacklogTold) return;
-  const retries = s.retries.size;
+  if (s.untold.isBacklogTold) return;
+  const retries = s.retries.byPosition.size;
   const atMs = deps.clock.nowMs();
   const note = { type: 'webhook.backlog', data: { retries } } as const;
-  await noteAsSystem(deps, s.row, { note, occasion: `backlog/${atMs}`, atMs });
-  s.isBacklogTold = true;
+  await noteAsSystem(deps, s.settings.row, { note, occasion: `backlog/${atMs}`, atMs });
+  s.untold.isBacklogTold = true;
 }

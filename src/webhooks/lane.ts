@@ -188,3 +188,19 @@ export function createKeyGate(isOrdered: () => boolean): KeyGate {
     },
   };
 }
+
+/** An event is over: whoever waited behind it may go. */
+export function release(gate: KeyGate, item: Item): void {
+  const next = gate.leave(item);
+  if (next === null || next.state !== 'blocked') return;
+  if (next.lane === null) {
+    next.state = 'waiting';
+    return;
+  }
+  const { lane } = next;
+  // In front: its turn is long due. It may have its mark already, by those around it.
+  const isMarked = next.position <= lane.sentTo;
+  next.state = isMarked ? 'waiting' : 'fresh';
+  (isMarked ? lane.ready : lane.fresh).unshift(next);
+  if (!isMarked) lane.fresh.sort((a, b) => (a.position < b.position ? -1 : 1));
+}

@@ -1,29 +1,41 @@
 import { allowance } from './breaker.ts';
 import type { Item, Lane } from './lane.ts';
-import { type DeliveryDeps, mayDeliver, type Running, SLOTS } from './running.ts';
+import { type DeliveryDeps, lanesOf, type Running, SLOTS } from './running.ts';
 
 /** New events and retries leave each other a quarter of the slots; replays have no more than that. */
 const RESERVED = SLOTS / 4;
 
+/** True while something may be begun. */
+const mayDeliver = (
+  { loop, settings, untold, endpoint }: Running,
+  deps: DeliveryDeps,
+  nowMs: number,
+) =>
+  loop.phase === 'running' &&
+  settings.row.status === 'active' &&
+  untold.disable === null &&
+  nowMs >= endpoint.quietUntilMs &&
+  deps.holdsLease();
+
 /** How many deliveries may be under way now. */
 export const allowedNow = (s: Running, deps: DeliveryDeps, nowMs: number): number =>
-  mayDeliver(s, deps, nowMs) ? allowance(s.breaker, SLOTS, nowMs) : 0;
+  mayDeliver(s, deps, nowMs) ? allowance(s.endpoint.breaker, SLOTS, nowMs) : 0;
 
 /** Takes the next event that may be sent, or null. Everything it can take has its mark. */
 export function pick(s: Running, deps: DeliveryDeps, nowMs: number): Item | null {
-  if (s.inFlight >= allowedNow(s, deps, nowMs)) return null;
+  if (s.underWay.all >= allowedNow(s, deps, nowMs)) return null;
   // An endpoint that is down is looked at with what has waited longest.
-  if (s.breaker.state === 'open') return pickProbe(s, nowMs);
+  if (s.endpoint.breaker.state === 'open') return pickProbe(s, nowMs);
   const hasLive = s.live.ready.length > 0 || hasDue(s.live, nowMs);
-  const hasRetry = s.marked.length > 0;
+  const hasRetry = s.retries.marked.length > 0;
   if (hasLive && !(hasRetry && s.live.sending >= SLOTS - RESERVED))
     return pickFrom(s, s.live, nowMs);
-  if (hasRetry && !(hasLive && s.retriesInFlight >= SLOTS - RESERVED)) {
-    return s.marked.shift() ?? null;
+  if (hasRetry && !(hasLive && s.underWay.retries >= SLOTS - RESERVED)) {
+    return s.retries.marked.shift() ?? null;
   }
   for (const lane of s.replays) {
     // In the order of the log where that is wanted; one that failed is waited for.
-    const isOrdered = s.row.ordering === 'key';
+    const isOrdered = s.settings.row.ordering === 'key';
     if (lane.sending >= (isOrdered ? 1 : RESERVED)) continue;
     if (isOrdered && lane.again.length > 0 && !hasDue(lane, nowMs)) continue;
     const item = pickFrom(s, lane, nowMs);
@@ -40,7 +52,7 @@ const hasDue = (lane: Lane, nowMs: number) => lane.again.some((item) => isReady(
  * was one, no other goes.
  */
 function pickFrom(s: Running, lane: Lane, nowMs: number): Item | null {
-  const { state, failed } = s.breaker;
+  const { state, failed } = s.endpoint.breaker;
   const isAlone = lane.ready.length + lane.fresh.length === 0 && lane.feed.isAtEnd();
   const isUnderWay = lane.again.some((item) => item.state === 'sending');
   const isTurn = state === 'closed' && failed.length === 0 && !isUnderWay;
@@ -51,33 +63,36 @@ function pickFrom(s: Running, lane: Lane, nowMs: number): Item | null {
 /** Every other look is with an event that has not failed: it may be the others that are refused. */
 function pickProbe(s: Running, nowMs: number): Item | null {
   const isTried = ({ state, dueAtMs }: Item) => state === 'waiting' && Number.isFinite(dueAtMs);
-  for (const lane of [s.live, ...s.replays]) {
-    const fresh = s.breaker.probes % 2 === 1 ? lane.ready.shift() : undefined;
+  for (const lane of lanesOf(s)) {
+    const fresh = s.endpoint.breaker.probes % 2 === 1 ? lane.ready.shift() : undefined;
     const item = fresh ?? lane.again.find(isTried) ?? lane.ready.shift();
     if (item !== undefined) return item;
   }
-  const first = s.marked.findIndex((item) => item.dueAtMs <= nowMs);
-  return first === -1 ? null : (s.marked.splice(first, 1)[0] ?? null);
+  const first = s.retries.marked.findIndex((item) => item.dueAtMs <= nowMs);
+  return first === -1 ? null : (s.retries.marked.splice(first, 1)[0] ?? null);
 }
 
 /** Retries whose time has come and that have no mark yet, as many as could go. */
 export function dueRetries(s: Running, nowMs: number, max: number): readonly Item[] {
   const due: Item[] = [];
-  for (const item of s.retries.values()) {
-    if (due.length + s.marked.length >= max) break;
-    if (isReady(item, nowMs) && !s.marked.includes(item)) due.push(item);
+  for (const item of s.retries.byPosition.values()) {
+    if (due.length + s.retries.marked.length >= max) break;
+    if (isReady(item, nowMs) && !s.retries.marked.includes(item)) due.push(item);
   }
   return due;
 }
 
 /** When something will be due that is not now; null when only news can change anything. */
 export function nextDueAt(s: Running, nowMs: number): number | null {
-  const times = [s.quietUntilMs, s.breaker.state === 'open' ? s.breaker.probeAtMs : 0];
-  for (const { again } of [s.live, ...s.replays]) {
+  const times = [
+    s.endpoint.quietUntilMs,
+    s.endpoint.breaker.state === 'open' ? s.endpoint.breaker.probeAtMs : 0,
+  ];
+  for (const { again } of lanesOf(s)) {
     for (const item of again) if (item.state === 'waiting') times.push(item.dueAtMs);
   }
   let soonest = Number.POSITIVE_INFINITY;
-  for (const { state, dueAtMs } of s.retries.values()) {
+  for (const { state, dueAtMs } of s.retries.byPosition.values()) {
     if (state === 'waiting' && dueAtMs > nowMs && dueAtMs < soonest) soonest = dueAtMs;
   }
   times.push(soonest);

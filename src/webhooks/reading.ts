@@ -1,23 +1,17 @@
 import type { Matched } from './feed.ts';
 import { type Lane, toItem } from './lane.ts';
 import { unknownAttempt } from './record.ts';
-import {
-  AHEAD_MAX,
-  type DeliveryDeps,
-  isFull,
-  markDirty,
-  moveToRetries,
-  PAGE_EVENTS,
-  type Running,
-} from './running.ts';
+import { isFull, moveToRetries } from './retry-set.ts';
+import { AHEAD_MAX, type DeliveryDeps, lanesOf, PAGE_EVENTS, type Running } from './running.ts';
+import { markDirty } from './unsaved.ts';
 
 /** Reads on, so that there is always a page at hand; of an endpoint on probation only what may go. */
 export async function fill(s: Running, deps: DeliveryDeps, allowed: number): Promise<void> {
-  for (const lane of [s.live, ...s.replays]) {
+  for (const lane of lanesOf(s)) {
     // What has failed is no reason to read nothing else: that may show whose fault it is.
     const waiting = lane.fresh.length + lane.ready.length;
-    const wanted = s.breaker.state === 'closed' ? PAGE_EVENTS : allowed;
-    if (waiting >= wanted || lane.items.length >= AHEAD_MAX || isFull(s)) continue;
+    const wanted = s.endpoint.breaker.state === 'closed' ? PAGE_EVENTS : allowed;
+    if (waiting >= wanted || lane.items.length >= AHEAD_MAX || isFull(s.retries)) continue;
     for (const matched of await lane.feed.next(wanted)) add(s, deps, lane, matched);
   }
 }
@@ -27,12 +21,12 @@ function add(s: Running, deps: DeliveryDeps, lane: Lane, matched: Matched): void
   if (replay?.eventTypes?.includes(matched.event.type) === false) return;
   const item = toItem(lane, matched);
   // Somebody has asked for it already: it goes by itself.
-  if (replay === null && s.retries.has(item.position)) return;
+  if (replay === null && s.retries.byPosition.has(item.position)) return;
   const doubt = replay === null ? s.doubt : { until: replay.doubtUntil, delivered: replay.known };
   if (item.position <= doubt.until) {
     if (doubt.delivered.has(item.position)) return;
-    if (!s.doubt.isClean) s.attempts.push(unknownAttempt(item, deps.clock.now()));
-    markDirty(s, deps.clock.nowMs());
+    if (!s.doubt.isClean) s.unsaved.attempts.push(unknownAttempt(item, deps.clock.now()));
+    markDirty(s.unsaved, deps.clock.nowMs());
   }
   lane.items.push(item);
   // A replay goes one by one where there is an order, and nobody waits for it.

@@ -1,18 +1,12 @@
 import { createHash } from 'node:crypto';
 import type { Attempt, AttemptKind } from '../db/webhook-attempts.ts';
 import { afterFailure, afterSuccess } from './breaker.ts';
-import { type Item, unmark } from './lane.ts';
-import {
-  type DeliveryDeps,
-  keep,
-  markDirty,
-  moveToRetries,
-  type Running,
-  release,
-  SLOTS,
-} from './running.ts';
+import { type Item, release, unmark } from './lane.ts';
+import { moveToRetries } from './retry-set.ts';
+import { type DeliveryDeps, lanesOf, type Running, SLOTS } from './running.ts';
 import { nextTryAt } from './schedule.ts';
 import type { Sent } from './send.ts';
+import { keep, markDirty } from './unsaved.ts';
 import { judge, type Verdict } from './verdict.ts';
 
 /** Tries of one event by one replay. */
@@ -40,22 +34,22 @@ export function record(
   const verdict: Verdict = isUnknown
     ? { outcome: 'unknown', event: 'hold', health: 'unsaid', disable: null, quietMs: null }
     : judge(sent.reply, nowMs);
-  s.attempts.push(toAttempt(item, { begun, sent, outcome: verdict.outcome }));
+  s.unsaved.attempts.push(toAttempt(item, { begun, sent, outcome: verdict.outcome }));
   deps.onAttempt(verdict.outcome, sent.ms);
   item.lastOutcome = verdict.outcome;
-  markDirty(s, nowMs);
-  const wasClosed = s.breaker.state === 'closed';
+  markDirty(s.unsaved, nowMs);
+  const wasClosed = s.endpoint.breaker.state === 'closed';
   judgeHealth(s, deps, item, { verdict, nowMs });
-  if (verdict.disable !== null) s.toDisable ??= verdict.disable;
+  if (verdict.disable !== null) s.untold.disable ??= verdict.disable;
   if (verdict.quietMs !== null) {
-    s.quietUntilMs = Math.max(s.quietUntilMs, nowMs + verdict.quietMs);
+    s.endpoint.quietUntilMs = Math.max(s.endpoint.quietUntilMs, nowMs + verdict.quietMs);
     // Whoever only ever asks for quiet gets nothing, which somebody should know.
-    const since = s.breaker.failingSinceMs ?? nowMs;
-    s.breaker = { ...s.breaker, failingSinceMs: since, lastFailedAtMs: nowMs };
+    const since = s.endpoint.breaker.failingSinceMs ?? nowMs;
+    s.endpoint.breaker = { ...s.endpoint.breaker, failingSinceMs: since, lastFailedAtMs: nowMs };
   }
   settleItem(s, deps, item, { verdict, nowMs });
   if (verdict.event === 'delivered') keepPending(s, nowMs);
-  if (wasClosed && s.breaker.state === 'open') onOpened(s);
+  if (wasClosed && s.endpoint.breaker.state === 'open') onOpened(s);
 }
 
 function judgeHealth(
@@ -64,29 +58,29 @@ function judgeHealth(
   item: Item,
   { verdict, nowMs }: Readonly<{ verdict: Verdict; nowMs: number }>,
 ): void {
-  const { breaker } = s;
+  const { breaker } = s.endpoint;
   if (verdict.health === 'well') {
     if (breaker.notices > 0 && breaker.failingSinceMs !== null) {
       const since = new Date(breaker.failingSinceMs).toISOString();
-      s.toNote.push({
+      s.untold.notes.push({
         note: { type: 'webhook.recovered', data: { since } },
         occasion: `recovered/${since}`,
         atMs: breaker.failingSinceMs,
       });
     }
-    s.breaker = afterSuccess(breaker, SLOTS, nowMs);
+    s.endpoint.breaker = afterSuccess(breaker, SLOTS, nowMs);
   } else if (verdict.health !== 'unsaid') {
     const { position } = item;
     const isCertain = verdict.health === 'gone_bad';
     // One that has failed by itself before says nothing new of its endpoint.
     if (item.lane === null && !isCertain && breaker.state === 'closed') return;
-    s.breaker = afterFailure(breaker, { position, isCertain, nowMs, random: deps.random });
-    if (isCertain && s.breaker.notices === 0) {
-      const since = new Date(s.breaker.failingSinceMs ?? nowMs).toISOString();
+    s.endpoint.breaker = afterFailure(breaker, { position, isCertain, nowMs, random: deps.random });
+    if (isCertain && s.endpoint.breaker.notices === 0) {
+      const since = new Date(s.endpoint.breaker.failingSinceMs ?? nowMs).toISOString();
       const data = { since, hours: 0, cause: verdict.outcome };
       const note = { type: 'webhook.failing', data } as const;
-      s.toNote.push({ note, occasion: `failing/${since}/0`, atMs: Date.parse(since) });
-      s.breaker = { ...s.breaker, notices: 1 };
+      s.untold.notes.push({ note, occasion: `failing/${since}/0`, atMs: Date.parse(since) });
+      s.endpoint.breaker = { ...s.endpoint.breaker, notices: 1 };
     }
   }
 }
@@ -100,9 +94,10 @@ function settleItem(
   switch (verdict.event) {
     case 'delivered':
       if (item.lane === null) {
-        if (s.retries.get(item.position) === item) s.retries.delete(item.position);
-        s.kept.delete(item.position);
-        s.done.set(item.position, item.askedAt);
+        if (s.retries.byPosition.get(item.position) === item)
+          s.retries.byPosition.delete(item.position);
+        s.unsaved.kept.delete(item.position);
+        s.unsaved.done.set(item.position, item.askedAt);
       } else {
         item.lane.delivered += 1n;
         leaveLane(item);
@@ -111,7 +106,7 @@ function settleItem(
       item.state = 'over';
       // Until the watermark passes it, its place is all that is needed.
       item.event = null;
-      release(s, item);
+      release(s.gate, item);
       return;
     case 'park':
       if (item.replayId !== null) {
@@ -120,13 +115,13 @@ function settleItem(
       }
       stayPut(s, item);
       item.tries += 1;
-      s.toPark.push({ item, cause: 'aborted_by_receiver' });
+      s.untold.parks.push({ item, cause: 'aborted_by_receiver' });
       // Not to be picked again before it is parked.
       item.dueAtMs = Number.POSITIVE_INFINITY;
       return;
     case 'hold':
       stayPut(s, item);
-      if (item.lane === null) keep(s, item, false);
+      if (item.lane === null) keep(s.unsaved, item);
       return;
     case 'retry':
       retryLater(s, deps, item, nowMs);
@@ -135,9 +130,9 @@ function settleItem(
 
 function retryLater(s: Running, deps: DeliveryDeps, item: Item, nowMs: number): void {
   stayPut(s, item);
-  if (s.breaker.state !== 'closed') {
+  if (s.endpoint.breaker.state !== 'closed') {
     // The endpoint's fault, for all that is known: this event's tries are not spent on it.
-    if (item.lane === null) keep(s, item, false);
+    if (item.lane === null) keep(s.unsaved, item);
     return;
   }
   item.firstFailedAtMs ??= nowMs;
@@ -148,21 +143,21 @@ function retryLater(s: Running, deps: DeliveryDeps, item: Item, nowMs: number): 
   }
   const dueAtMs = nextTryAt(item.tries, nowMs, deps.random);
   if (dueAtMs === null) {
-    s.toPark.push({ item, cause: 'gave_up' });
+    s.untold.parks.push({ item, cause: 'gave_up' });
     item.dueAtMs = Number.POSITIVE_INFINITY;
     return;
   }
   item.dueAtMs = dueAtMs;
-  if (item.lane === null) keep(s, item, false);
+  if (item.lane === null) keep(s.unsaved, item);
   // Failed alone for the second time, with nobody to say whose fault it is: others need not wait for it.
   else if (item.replayId === null && item.tries > 1) moveToRetries(s, item, nowMs);
 }
 
 /** Given up before, and delivered now. */
 function unpark(s: Running, item: Item): void {
-  if (s.parked === 0 || s.retries.has(item.position)) return;
-  s.done.set(item.position, item.askedAt);
-  s.isStale = true;
+  if (s.retries.parked === 0 || s.retries.byPosition.has(item.position)) return;
+  s.unsaved.done.set(item.position, item.askedAt);
+  s.loop.isStale = true;
 }
 
 /** A replay has an end: what it could not deliver is counted, and told by its attempts. */
@@ -184,7 +179,7 @@ function keepPending(s: Running, nowMs: number): void {
 
 /** It is the endpoint: what failed has used up no tries, and nothing more is marked as if it were sent. */
 function onOpened(s: Running): void {
-  for (const lane of [s.live, ...s.replays]) {
+  for (const lane of lanesOf(s)) {
     for (const item of lane.again) {
       if (!Number.isFinite(item.dueAtMs)) continue;
       item.tries = 0;
@@ -192,9 +187,9 @@ function onOpened(s: Running): void {
     }
     unmark(lane);
   }
-  for (const item of s.marked.splice(0)) {
+  for (const item of s.retries.marked.splice(0)) {
     item.state = 'waiting';
-    keep(s, item, false);
+    keep(s.unsaved, item);
   }
 }
 
@@ -202,7 +197,7 @@ function stayPut(s: Running, item: Item): void {
   item.state = 'waiting';
   const { lane } = item;
   if (lane !== null && !lane.again.includes(item)) lane.again.push(item);
-  if (lane === null) s.retries.set(item.position, item);
+  if (lane === null) s.retries.byPosition.set(item.position, item);
 }
 
 function leaveLane(item: Item): void {

@@ -7,8 +7,10 @@ import { createFeed } from './feed.ts';
 import { createKeyGate, createLane, type Item } from './lane.ts';
 import { unknownAttempt } from './record.ts';
 import { loadEvents, openReplays } from './replays.ts';
-import { type DeliveryDeps, keep, markDirty, RETRIES_MAX, type Running } from './running.ts';
+import { RETRIES_MAX } from './retry-set.ts';
+import type { DeliveryDeps, Running } from './running.ts';
 import { parseTarget } from './target.ts';
+import { keep, markDirty, nothingUnsaved } from './unsaved.ts';
 
 /** Everything as the last owner has put it down, and what it has left in doubt. */
 export async function recover(
@@ -25,45 +27,37 @@ export async function recover(
     countRetries(pool, id),
   ]);
   const { epoch, position, sequence, sentTo } = place;
-  const feed = createFeed(deps, () => s.row, { epoch, position, sequence });
+  const feed = createFeed(deps, () => s.settings.row, { epoch, position, sequence });
   const s: Running = {
     id,
     token: cursor.token,
-    row,
-    target: parseTarget(row.url, deps.policy),
-    secrets,
-    breaker: fromKept(cursor.breaker),
-    quietUntilMs: cursor.quietUntil?.getTime() ?? 0,
+    settings: { row, target: parseTarget(row.url, deps.policy), secrets },
+    endpoint: {
+      breaker: fromKept(cursor.breaker),
+      quietUntilMs: cursor.quietUntil?.getTime() ?? 0,
+    },
     live: createLane(feed, { sentTo }),
     replays: [],
-    retries: new Map(),
-    marked: [],
-    parked,
-    gate: createKeyGate(() => s.row.ordering === 'key'),
-    inFlight: 0,
-    retriesInFlight: 0,
-    attempts: [],
-    kept: new Map(),
-    done: new Map(),
-    dirtySinceMs: null,
-    toNote: [],
-    toPark: [],
-    toDisable: null,
-    isStale: false,
-    settledAtMs: 0,
-    isBacklogTold: false,
-    savedAtMs: clock.nowMs(),
+    retries: { byPosition: new Map(), marked: [], parked },
+    gate: createKeyGate(() => s.settings.row.ordering === 'key'),
+    underWay: { all: 0, retries: 0 },
+    unsaved: nothingUnsaved(),
+    untold: { notes: [], parks: [], disable: null, isBacklogTold: false },
+    saved: { atMs: clock.nowMs(), ownMs: 0 },
     doubt: { until: sentTo, delivered, isClean: place.isClean },
-    phase: 'running',
-    wake: () => undefined,
-    cut: new AbortController(),
+    loop: {
+      phase: 'running',
+      isStale: false,
+      wake: () => undefined,
+      cut: new AbortController(),
+    },
   };
   const doubtful = addRetries(s, rows);
   await loadEvents(deps, doubtful);
   for (const item of doubtful) {
-    s.attempts.push(unknownAttempt(item, clock.now()));
-    keep(s, item, false);
-    markDirty(s, clock.nowMs());
+    s.unsaved.attempts.push(unknownAttempt(item, clock.now()));
+    keep(s.unsaved, item);
+    markDirty(s.unsaved, clock.nowMs());
   }
   await openReplays(s, deps);
   return s;
@@ -71,26 +65,27 @@ export async function recover(
 
 /** Takes up what others have put into the retry set, and replays that were asked for or taken back. */
 export async function refresh(s: Running, deps: DeliveryDeps): Promise<void> {
-  s.isStale = false;
+  s.loop.isStale = false;
   const selection = { state: 'retrying', after: -1n, limit: RETRIES_MAX * 2 } as const;
   const rows = await listRetries(deps.pool, s.id, selection);
   const { parked } = await countRetries(deps.pool, s.id);
   const isSettling = ({ position }: (typeof rows)[number]) =>
-    s.done.has(position) || s.kept.has(position);
+    s.unsaved.done.has(position) || s.unsaved.kept.has(position);
   // Of those the database is not up to date yet: once it is, they are looked at again.
-  s.isStale = rows.some(isSettling);
+  s.loop.isStale = rows.some(isSettling);
   for (const row of rows) if (!isSettling(row)) askAgain(s, row);
-  s.parked = parked + [...s.kept.values()].filter(({ state }) => state === 'parked').length;
+  s.retries.parked =
+    parked + [...s.unsaved.kept.values()].filter(({ state }) => state === 'parked').length;
   addRetries(
     s,
-    rows.filter((row) => !s.retries.has(row.position) && !isSettling(row)),
+    rows.filter((row) => !s.retries.byPosition.has(row.position) && !isSettling(row)),
   );
   await openReplays(s, deps);
 }
 
 /** One that waits, or was tried in vain, and that somebody wants now. */
 function askAgain(s: Running, row: RetryRow): void {
-  const item = s.retries.get(row.position);
+  const item = s.retries.byPosition.get(row.position);
   if (item === undefined || row.askedAt === null) return;
   if (item.askedAt !== null && item.askedAt >= row.askedAt) return;
   item.askedAt = row.askedAt;
@@ -115,7 +110,7 @@ function addRetries(s: Running, rows: Awaited<ReturnType<typeof listRetries>>): 
       askedAt: row.askedAt,
     };
     if (!s.gate.enter(item)) item.state = 'blocked';
-    s.retries.set(row.position, item);
+    s.retries.byPosition.set(row.position, item);
     if (row.isSending) doubtful.push(item);
   }
   return doubtful;

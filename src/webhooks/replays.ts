@@ -39,8 +39,8 @@ export async function openReplays(s: Running, deps: DeliveryDeps): Promise<void>
 
 async function openReplay(s: Running, deps: DeliveryDeps, row: ReplayRow): Promise<void> {
   const { id, until, eventTypes, sentTo, delivered, failed, position } = row;
-  const place = await placeAt(deps, s.row, position);
-  const feed = createFeed(deps, () => s.row, place, until);
+  const place = await placeAt(deps, s.settings.row, position);
+  const feed = createFeed(deps, () => s.settings.row, place, until);
   const replay = {
     ...{ id, until, eventTypes },
     doubtUntil: sentTo,
@@ -59,7 +59,7 @@ export async function endReplays(s: Running, deps: DeliveryDeps): Promise<void> 
     const { replay } = lane;
     // Only what is put down counts, so that the event tells the last of its results.
     if (replay === null || !isThrough(lane)) continue;
-    await commandAsSystem(deps, s.row, {
+    await commandAsSystem(deps, s.settings.row, {
       type: 'EndReplay',
       replayId: String(replay.id),
       delivered: lane.delivered,

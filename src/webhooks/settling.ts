@@ -2,7 +2,8 @@ import { type ReplayProgress, type Settlement, settle } from '../db/webhook-curs
 import type { Position } from '../eventlog/eventlog.ts';
 import { toKept } from './breaker.ts';
 import { type Item, type Lane, lowWatermark, sentToWith, takeFresh } from './lane.ts';
-import { type DeliveryDeps, keep, PAGE_EVENTS, type Running } from './running.ts';
+import { type DeliveryDeps, lanesOf, PAGE_EVENTS, type Running } from './running.ts';
+import { keep, nothingUnsaved, putBack } from './unsaved.ts';
 
 /** What is put down is put down together, at the latest after this time: so much a crash leaves in doubt. */
 export const FLUSH_MS = 25;
@@ -21,12 +22,12 @@ export type Wanted = Readonly<{
 /** True when a round is due: something waits for its mark, or has waited long enough to be put down. */
 export function isDue(s: Running, wanted: Wanted, nowMs: number): boolean {
   if (wanted.retries.length > 0 || wanted.lanes.some(({ items }) => items.length > 0)) return true;
-  if (s.dirtySinceMs !== null) {
-    return s.attempts.length >= PAGE_EVENTS || nowMs - s.dirtySinceMs >= FLUSH_MS;
+  if (s.unsaved.sinceMs !== null) {
+    return s.unsaved.attempts.length >= PAGE_EVENTS || nowMs - s.unsaved.sinceMs >= FLUSH_MS;
   }
   if (s.replays.some(isAtItsEnd)) return true;
   const moved = lowWatermark(s.live).position - s.live.saved;
-  return moved >= IDLE_POSITIONS || (moved > 0n && nowMs - s.savedAtMs >= IDLE_MS);
+  return moved >= IDLE_POSITIONS || (moved > 0n && nowMs - s.saved.atMs >= IDLE_MS);
 }
 
 /** A replay that has come to its end, which is not put down yet. */
@@ -37,12 +38,13 @@ const isAtItsEnd = (lane: Lane): boolean =>
 
 /** True when marks may be given now: at once where nothing is under way, else in good company. */
 export const mayMark = (s: Running): boolean =>
-  (s.inFlight === 0 && s.live.ready.length === 0) || performance.now() - s.settledAtMs >= PACE_MS;
+  (s.underWay.all === 0 && s.live.ready.length === 0) ||
+  performance.now() - s.saved.ownMs >= PACE_MS;
 
 /** How many may get their marks: a page, or of an endpoint on probation no more than may go. */
 export function takeWanted(s: Running, allowed: number, due: readonly Item[]): Wanted {
-  const isWide = s.breaker.state === 'closed';
-  const lanes = [s.live, ...s.replays].map((lane) => {
+  const isWide = s.endpoint.breaker.state === 'closed';
+  const lanes = lanesOf(s).map((lane) => {
     // In few large rounds rather than many small ones.
     const isLow = lane.ready.length <= PAGE_EVENTS / 2;
     const room = isWide ? (isLow ? PAGE_EVENTS : 0) : Math.max(0, allowed - lane.ready.length);
@@ -61,31 +63,24 @@ export async function settleRound(
   wanted: Wanted,
   isClean = false,
 ): Promise<boolean> {
-  for (const item of wanted.retries) keep(s, item, true);
+  for (const item of wanted.retries) keep(s.unsaved, item, { isSending: true });
   const marks = new Map(
     wanted.lanes.map(({ lane, items }) => [lane, sentToWith(lane, items)] as const),
   );
   const batch = toBatch(s, marks, isClean);
-  const { attempts, kept, done } = s;
-  s.attempts = [];
-  s.kept = new Map();
-  s.done = new Map();
-  s.dirtySinceMs = null;
+  const taken = s.unsaved;
+  s.unsaved = nothingUnsaved();
   let isOurs: boolean;
   try {
     isOurs = await settle(deps.pool, batch);
   } catch (error) {
-    s.attempts = [...attempts, ...s.attempts];
-    // What came since is newer.
-    s.kept = new Map([...[...kept].filter(([at]) => !s.done.has(at)), ...s.kept]);
-    s.done = new Map([...[...done].filter(([at]) => !s.kept.has(at)), ...s.done]);
-    s.dirtySinceMs = 0;
+    s.unsaved = putBack(taken, s.unsaved);
     for (const { lane, items } of wanted.lanes) lane.fresh.unshift(...items);
     throw error;
   }
   if (!isOurs) return false;
-  s.settledAtMs = performance.now();
-  s.savedAtMs = deps.clock.nowMs();
+  s.saved.ownMs = performance.now();
+  s.saved.atMs = deps.clock.nowMs();
   s.live.saved = batch.place.position;
   for (const lane of s.replays) {
     lane.saved = batch.replays.find(({ id }) => id === lane.replay?.id)?.position ?? lane.saved;
@@ -95,7 +90,7 @@ export async function settleRound(
     for (const item of items) item.state = 'waiting';
     lane.ready.push(...items);
   }
-  s.marked.push(...wanted.retries);
+  s.retries.marked.push(...wanted.retries);
   return true;
 }
 
@@ -107,11 +102,11 @@ function toBatch(s: Running, marks: ReadonlyMap<Lane, Position>, isClean: boolea
     webhookId: s.id,
     token: s.token,
     place: { ...place, sentTo: sentTo > place.position ? sentTo : place.position, isClean },
-    breaker: toKept(s.breaker),
-    quietUntil: s.quietUntilMs > 0 ? new Date(s.quietUntilMs) : null,
-    attempts: s.attempts,
-    done: [...s.done].map(([position, askedAt]) => ({ position, askedAt })),
-    kept: [...s.kept.values()],
+    breaker: toKept(s.endpoint.breaker),
+    quietUntil: s.endpoint.quietUntilMs > 0 ? new Date(s.endpoint.quietUntilMs) : null,
+    attempts: s.unsaved.attempts,
+    done: [...s.unsaved.done].map(([position, askedAt]) => ({ position, askedAt })),
+    kept: [...s.unsaved.kept.values()],
     replays: s.replays.map((lane) => toProgress(lane, marksOf(lane))),
   };
 }

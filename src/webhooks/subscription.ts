@@ -10,7 +10,8 @@ import { allowedNow, dueRetries, nextDueAt, pick } from './pick.ts';
 import { fill } from './reading.ts';
 import { recover, refresh } from './recovery.ts';
 import { isThrough, loadEvents } from './replays.ts';
-import { type DeliveryDeps, PAGE_EVENTS, type Running, SLOTS, takeOver } from './running.ts';
+import { type DeliveryDeps, lanesOf, PAGE_EVENTS, type Running, SLOTS } from './running.ts';
+import { takeOver } from './settings.ts';
 import { FLUSH_MS, isDue, mayMark, PACE_MS, settleRound, takeWanted } from './settling.ts';
 
 /** One subscription as this process delivers it, until it is stopped, deleted or taken over. */
@@ -40,27 +41,27 @@ export async function runSubscription(
   const ended = run(s, deps);
   return {
     id: s.id,
-    wake: () => s.wake(),
+    wake: () => s.loop.wake(),
     reload(next, secrets) {
-      s.isStale = true;
-      if (next === null) s.phase = s.phase === 'running' ? 'deleted' : s.phase;
+      s.loop.isStale = true;
+      if (next === null) s.loop.phase = s.loop.phase === 'running' ? 'deleted' : s.loop.phase;
       // What the worker decided itself is newer than a read model that is behind.
-      else if (next.revision >= s.row.revision) takeOver(s, next, deps.policy);
-      s.secrets = secrets;
-      s.wake();
+      else if (next.revision >= s.settings.row.revision) takeOver(s, next, deps.policy);
+      s.settings.secrets = secrets;
+      s.loop.wake();
     },
     async stop() {
-      if (s.phase === 'running') s.phase = 'stopping';
-      s.wake();
+      if (s.loop.phase === 'running') s.loop.phase = 'stopping';
+      s.loop.wake();
       await ended;
     },
     ended,
     status: () => ({
       position: lowWatermark(s.live).position,
-      retries: s.retries.size,
-      parked: s.parked,
-      inFlight: s.inFlight,
-      breaker: s.breaker.state,
+      retries: s.retries.byPosition.size,
+      parked: s.retries.parked,
+      inFlight: s.underWay.all,
+      breaker: s.endpoint.breaker.state,
     }),
   };
 }
@@ -77,22 +78,23 @@ async function run(s: Running, deps: DeliveryDeps): Promise<void> {
       if (!isConnectionError(error)) {
         deps.logger.error({ err: error, webhook: s.id }, 'deliveries failed on a bug');
       }
-      if (s.phase !== 'running') break;
+      if (s.loop.phase !== 'running') break;
       failures += 1;
       pauseMs = Math.min(FAILED_PAUSE_MS * failures, FAILED_PAUSE_MS_MAX);
     }
     if (pauseMs > 0) await news.within(pauseMs);
   }
-  s.phase = s.phase === 'running' ? 'fenced' : s.phase;
-  s.cut.abort();
-  if (s.phase !== 'fenced') await releaseCursor(deps.pool, s.id, s.token).catch(() => undefined);
+  s.loop.phase = s.loop.phase === 'running' ? 'fenced' : s.loop.phase;
+  s.loop.cut.abort();
+  if (s.loop.phase !== 'fenced')
+    await releaseCursor(deps.pool, s.id, s.token).catch(() => undefined);
 }
 
 /** One round: read, mark, put down, send. False when there will be no other. */
 async function work(s: Running, deps: DeliveryDeps): Promise<boolean> {
-  if (s.phase === 'stopping' || s.phase === 'deleted') return finish(s, deps);
+  if (s.loop.phase === 'stopping' || s.loop.phase === 'deleted') return finish(s, deps);
   await chores(s, deps);
-  if (s.isStale) await refresh(s, deps);
+  if (s.loop.isStale) await refresh(s, deps);
   const nowMs = deps.clock.nowMs();
   const allowed = allowedNow(s, deps, nowMs);
   if (allowed > 0) await fill(s, deps, allowed);
@@ -119,10 +121,11 @@ function dispatch(s: Running, deps: DeliveryDeps): void {
       dispatch(s, deps);
       // Results wait for company, but not for long; and there must be more to send before there is none.
       const isShort = s.live.ready.length < SLOTS * 2;
-      if (isShort || s.attempts.length >= PAGE_EVENTS || s.toDisable !== null) s.wake();
+      if (isShort || s.unsaved.attempts.length >= PAGE_EVENTS || s.untold.disable !== null)
+        s.loop.wake();
     });
     if (isBegun) continue;
-    if (item.lane === null) s.marked.unshift(item);
+    if (item.lane === null) s.retries.marked.unshift(item);
     else if (item.lane.again.includes(item)) return;
     else item.lane.ready.unshift(item);
     return;
@@ -132,20 +135,20 @@ function dispatch(s: Running, deps: DeliveryDeps): void {
 /** The end in good order. True while something is still under way. */
 async function finish(s: Running, deps: DeliveryDeps): Promise<boolean> {
   const deadline = performance.now() + STOP_MS;
-  while (s.inFlight > 0) {
-    if (performance.now() > deadline) s.cut.abort();
+  while (s.underWay.all > 0) {
+    if (performance.now() > deadline) s.loop.cut.abort();
     await nextNews(s).within(FLUSH_MS);
   }
-  if (s.phase === 'stopping') await chores(s, deps);
+  if (s.loop.phase === 'stopping') await chores(s, deps);
   await settleRound(s, deps, { lanes: [], retries: [] }, true);
   return false;
 }
 
 function waitMs(s: Running, { clock, lookMs }: DeliveryDeps): number {
   const nowMs = clock.nowMs();
-  const hasFresh = [s.live, ...s.replays].some(({ fresh }) => fresh.length > 0);
-  if (hasFresh && s.inFlight > 0) return PACE_MS;
-  if (s.dirtySinceMs !== null) return Math.max(1, s.dirtySinceMs + FLUSH_MS - nowMs);
+  const hasFresh = lanesOf(s).some(({ fresh }) => fresh.length > 0);
+  if (hasFresh && s.underWay.all > 0) return PACE_MS;
+  if (s.unsaved.sinceMs !== null) return Math.max(1, s.unsaved.sinceMs + FLUSH_MS - nowMs);
   if (s.replays.some(isThrough)) return 1;
   const due = nextDueAt(s, nowMs);
   return due === null ? lookMs : Math.min(Math.max(1, due - nowMs), lookMs);
@@ -155,7 +158,7 @@ function waitMs(s: Running, { clock, lookMs }: DeliveryDeps): number {
 function nextNews(s: Running): { within: (ms: number) => Promise<void> } {
   let hasNews = false;
   let resolve: () => void = () => undefined;
-  s.wake = () => {
+  s.loop.wake = () => {
     hasNews = true;
     resolve();
   };

@@ -2,8 +2,8 @@
 // on the database of the first argument. Says on standard output that it runs; ends on SIGTERM.
 
 import { createSecretKey } from 'node:crypto';
-import { listWebhookSecrets } from '../../dist/db/webhook-secrets.js';
 import { openClient, openPool } from '../../dist/db/pool.js';
+import { listWebhookSecrets } from '../../dist/db/webhook-secrets.js';
 import { postgresEventLog } from '../../dist/eventlog/postgres.js';
 import { startProjector } from '../../dist/projections/projector.js';
 import { webhooksProjection } from '../../dist/projections/webhooks.js';

@@ -1,0 +1,49 @@
+import type { Position } from '../eventlog/eventlog.ts';
+import { type Item, release } from './lane.ts';
+import type { Running } from './running.ts';
+import { keep, markDirty } from './unsaved.ts';
+
+/** What is behind the cursor and tried again by itself. */
+export type RetrySet = {
+  readonly byPosition: Map<Position, Item>;
+  /** Those whose next try has its mark in the database. */
+  readonly marked: Item[];
+  /** Parked ones are only counted. */
+  parked: number;
+};
+
+/** More and the cursor waits. Parked ones are bounded by themselves. */
+export const RETRIES_MAX = 10_000;
+
+export const isFull = ({ byPosition }: RetrySet): boolean => byPosition.size >= RETRIES_MAX;
+
+/**
+ * Puts an event behind the cursor, to be tried again by itself; and those of its key that wait for it, or the
+ * cursor would wait for them.
+ */
+export function moveToRetries(s: Running, item: Item, nowMs: number): void {
+  const followers = s.gate.behind(item).filter(({ lane }) => lane !== null);
+  for (const one of [item, ...followers]) moveOne(s, one, nowMs);
+}
+
+function moveOne(s: Running, item: Item, nowMs: number): void {
+  if (item.lane !== null) {
+    // The lane's own entry is over; the watermark may pass it, in the statement that keeps the row.
+    const { lane } = item;
+    lane.items = lane.items.map((other) => (other === item ? { ...item, state: 'over' } : other));
+    lane.again = lane.again.filter((other) => other !== item);
+    item.lane = null;
+  }
+  // It is there already, since somebody has asked for it: that one goes on for both.
+  if (s.retries.byPosition.has(item.position)) {
+    item.state = 'over';
+    release(s.gate, item);
+    return;
+  }
+  item.firstFailedAtMs ??= nowMs;
+  if (item.dueAtMs === 0) item.dueAtMs = nowMs;
+  if (item.state !== 'blocked') item.state = 'waiting';
+  s.retries.byPosition.set(item.position, item);
+  keep(s.unsaved, item);
+  markDirty(s.unsaved, nowMs);
+}
