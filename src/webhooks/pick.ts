@@ -72,7 +72,11 @@ function pickProbe(s: Running, nowMs: number): Item | null {
   return first === -1 ? null : (s.retries.marked.splice(first, 1)[0] ?? null);
 }
 
-/** Retries whose time has come and that have no mark yet, as many as could go. */
+/**
+ * Retries whose time has come and that have no mark yet, as many as could go. It goes through the retry set, as
+ * `nextDueAt` does: `RETRIES_MAX` and what one key has read ahead at most, and while others are under way no more
+ * often than each `PACE_MS`. An order by time would cost more than that, as each change of an event would have to keep it.
+ */
 export function dueRetries(s: Running, nowMs: number, max: number): readonly Item[] {
   const due: Item[] = [];
   for (const item of s.retries.byPosition.values()) {

@@ -23,17 +23,23 @@ export const isFull = ({ byPosition }: RetrySet): boolean => byPosition.size >= 
  */
 export function moveToRetries(s: Running, item: Item, nowMs: number): void {
   const followers = s.gate.behind(item).filter(({ lane }) => lane !== null);
-  for (const one of [item, ...followers]) moveOne(s, one, nowMs);
+  leaveLanes([item, ...followers]);
+  for (const one of [item, ...followers]) enter(s, one, nowMs);
 }
 
-function moveOne(s: Running, item: Item, nowMs: number): void {
-  if (item.lane !== null) {
+/** Each lane is gone through once, since a whole stream may wait behind one event. */
+function leaveLanes(items: readonly Item[]): void {
+  const leaving = new Set(items);
+  for (const lane of new Set(items.map((item) => item.lane))) {
+    if (lane === null) continue;
     // The lane's own entry is over; the watermark may pass it, in the statement that keeps the row.
-    const { lane } = item;
-    lane.items = lane.items.map((other) => (other === item ? { ...item, state: 'over' } : other));
-    lane.again = lane.again.filter((other) => other !== item);
-    item.lane = null;
+    lane.items = lane.items.map((one) => (leaving.has(one) ? { ...one, state: 'over' } : one));
+    lane.again = lane.again.filter((one) => !leaving.has(one));
   }
+  for (const item of items) item.lane = null;
+}
+
+function enter(s: Running, item: Item, nowMs: number): void {
   // It is there already, since somebody has asked for it: that one goes on for both.
   if (s.retries.byPosition.has(item.position)) {
     item.state = 'over';
