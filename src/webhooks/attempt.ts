@@ -66,7 +66,7 @@ function toBegun(s: Running, deps: DeliveryDeps, item: Item): Begun {
     kind,
     startedAt: now,
     body: renderPayload(event, { sequence, epoch, mailDomain }),
-    signedBy: livingSecrets(s.settings, now).join(' '),
+    signedBy: livingSecrets(s.settings, now),
   };
 }
 
@@ -85,9 +85,7 @@ function send(
   const { eventId: id, replayId } = item;
   const { body, startedAt } = begun;
   const timestampSeconds = Math.floor(startedAt.getTime() / 1_000);
-  const secrets = begun.signedBy
-    .split(' ')
-    .flatMap((fingerprint) => s.settings.secrets.get(fingerprint) ?? []);
+  const secrets = begun.signedBy.flatMap((one) => s.settings.secrets.get(one) ?? []);
   if (secrets.length === 0) return blocked('SECRET_MISSING');
   return deps.sender.send({
     url,

@@ -1,4 +1,4 @@
-import { createHash, type KeyObject, randomUUID } from 'node:crypto';
+import { hash, type KeyObject, randomUUID } from 'node:crypto';
 import { lookup } from 'node:dns/promises';
 import tls from 'node:tls';
 import type pg from 'pg';
@@ -81,7 +81,7 @@ export async function ping(
     kind: 'ping',
     tries: 1,
     ...{ outcome, status: sent.reply.status, ms: sent.ms },
-    bodySha256: createHash('sha256').update(body).digest(),
+    bodySha256: hash('sha256', body, 'buffer'),
     signedBy: living.map(({ fingerprint }) => fingerprint).join(' '),
     ...{ peer: sent.peer, replayId: null, error: sent.error, excerpt: sent.excerpt },
   });

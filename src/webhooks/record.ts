@@ -1,4 +1,4 @@
-import { createHash } from 'node:crypto';
+import { hash } from 'node:crypto';
 import type { Attempt, AttemptKind } from '../db/webhook-attempts.ts';
 import { afterFailure, afterSuccess } from './breaker.ts';
 import { type Item, release, unmark } from './lane.ts';
@@ -18,7 +18,7 @@ export type Begun = Readonly<{
   startedAt: Date;
   body: string;
   /** Fingerprints of the secrets that signed. */
-  signedBy: string;
+  signedBy: readonly string[];
 }>;
 
 /** Takes in what came of one try; nothing of it counts before it is put down with the cursor. */
@@ -221,8 +221,8 @@ function toAttempt(
     outcome,
     status: sent.reply.status,
     ms: sent.ms,
-    bodySha256: createHash('sha256').update(begun.body).digest(),
-    signedBy: begun.signedBy,
+    bodySha256: hash('sha256', begun.body, 'buffer'),
+    signedBy: begun.signedBy.join(' '),
     peer: sent.peer,
     replayId: item.replayId,
     error: sent.error,
