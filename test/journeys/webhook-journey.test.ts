@@ -1,12 +1,13 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { caughtUp, oneTo, type Subscribed, sequencesOf, statsOf } from '../support/deliveries.ts';
+import { oneTo, sequencesOf, statsOf } from '../support/deliveries.ts';
 import { startTestGateway, type TestGateway } from '../support/gateway.ts';
 import { LOOPBACK, type Receiver, startReceiver } from '../support/webhook-receiver.ts';
+import { caughtUp, type Made } from '../support/webhooks.ts';
 
 describe('a subscription from its creation to its end', () => {
   let t: TestGateway;
   let receiver: Receiver;
-  let one: Subscribed;
+  let one: Made;
   let newer: string;
   beforeAll(async () => {
     t = await startTestGateway({ config: LOOPBACK });
@@ -38,7 +39,7 @@ describe('a subscription from its creation to its end', () => {
     for (let n = 0; n < 10; n += 1) await t.createDomain(`later${n}.example.com`);
     expect(receiver.received).toHaveLength(1);
     await act('resume');
-    await caughtUp(t, one);
+    await caughtUp(t, one.id);
     expect(sequencesOf(receiver)).toEqual(oneTo(21));
     expect(await statsOf(t, one)).toMatchObject({ parked: 0, breaker: 'closed', sequence: 21 });
   });

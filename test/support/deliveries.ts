@@ -4,22 +4,16 @@ import type { EventToAppend } from '../../src/eventlog/eventlog.ts';
 import { anEvent } from './events.ts';
 import type { TestClock, TestGateway } from './gateway.ts';
 import type { Receiver } from './webhook-receiver.ts';
+import { eventually, look, type Made, subscribe } from './webhooks.ts';
 
-export const TYPE = 'quarantine.content_read';
-
-export type Subscribed = Readonly<{ id: number; secret: string }>;
+const TYPE = 'quarantine.content_read';
 
 /** A subscription to what `happen` makes, unless said otherwise. */
-export async function subscribe(
+export const subscribeTo = (
   t: TestGateway,
-  receiver: Pick<Receiver, 'url'>,
+  { url }: Pick<Receiver, 'url'>,
   fields: object = {},
-): Promise<Subscribed> {
-  const body = { url: receiver.url, event_types: [TYPE], ...fields };
-  const made = await t.send('POST', '/webhooks', { body });
-  if (made.status !== 201) throw new Error(`not made: ${made.status} ${made.text}`);
-  return made.body.data;
-}
+): Promise<Made> => subscribe(t, { url, event_types: [TYPE], ...fields });
 
 type Happening = { key?: (n: number) => string } & Partial<EventToAppend>;
 
@@ -46,61 +40,31 @@ export async function happen(
   return events.map(({ event }) => event.eventId);
 }
 
-/** Waits until a check holds; its last failure is the test's. */
-export async function eventually<T>(check: () => T | Promise<T>, timeoutMs = 15_000): Promise<T> {
-  const deadline = performance.now() + timeoutMs;
-  for (;;) {
-    try {
-      return await check();
-    } catch (error) {
-      if (performance.now() > deadline) throw error;
-      await new Promise((resolve) => setTimeout(resolve, 20));
-    }
-  }
-}
-
-export const statsOf = async (t: TestGateway, { id }: Subscribed) =>
-  (await t.send('GET', `/webhooks/${id}/stats`)).body.data;
-
-export const viewOf = async (t: TestGateway, { id }: Subscribed) =>
-  (await t.send('GET', `/webhooks/${id}`)).body.data;
-
-export const attemptsOf = async (t: TestGateway, { id }: Subscribed, eventId: string) =>
-  (await t.send('GET', `/webhooks/${id}/deliveries/${eventId}/attempts`)).body.data;
+export const statsOf = (t: TestGateway, { id }: Made) => look(t, id, '/stats');
+export const viewOf = (t: TestGateway, { id }: Made) => look(t, id);
+export const attemptsOf = (t: TestGateway, { id }: Made, eventId: string) =>
+  look(t, id, `/deliveries/${eventId}/attempts`);
 
 /** Waits until nothing is under way: what was answered has been taken in. */
-export const idle = (t: TestGateway, one: Subscribed): Promise<void> =>
-  eventually(async () => expect((await statsOf(t, one)).in_flight).toBe(0));
+export const idle = (t: TestGateway, one: Made) =>
+  eventually(
+    () => statsOf(t, one),
+    (stats) => expect(stats.in_flight).toBe(0),
+  );
 
 /**
  * Lets time pass once nothing is under way: what is answered after a leap would begin its wait only then, and
  * the leap would be spent on nothing.
  */
-export async function pass(
-  t: TestGateway,
-  one: Subscribed,
-  clock: TestClock,
-  ms: number,
-): Promise<void> {
+export async function pass(t: TestGateway, one: Made, clock: TestClock, ms: number): Promise<void> {
   await idle(t, one);
   clock.advance(ms);
 }
 
 /** What was recorded about a subscription, oldest first. */
-export async function notesOf(t: TestGateway, { id }: Subscribed, type: string): Promise<any[]> {
+export async function notesOf(t: TestGateway, { id }: Made, type: string): Promise<any[]> {
   const { body } = await t.send('GET', `/audit/logs?resource=webhook:${id}&action=${type}`);
   return body.data;
-}
-
-/** Everything that was made has been delivered and put down. */
-export async function caughtUp(t: TestGateway, one: Subscribed): Promise<void> {
-  await eventually(async () =>
-    expect(await statsOf(t, one)).toMatchObject({
-      oldest_waiting_at: null,
-      retrying: 0,
-      in_flight: 0,
-    }),
-  );
 }
 
 /** The sequences that have arrived, each once, in ascending order. */

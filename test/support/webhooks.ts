@@ -22,27 +22,30 @@ export async function look(t: TestGateway, id: number, path = '', key?: string):
   return reply.body.data;
 }
 
-const EVENTUALLY_MS = 8_000;
+const EVENTUALLY_MS = 15_000;
 
-/** Waits until what is looked at is as it shall be: results are put down a moment after they came. */
+/**
+ * Waits until what is looked at is as it shall be: results are put down a moment after they came. The last look's
+ * failure is the test's.
+ */
 export async function eventually<T>(
   lookAt: () => Promise<T> | T,
-  wanted: (value: T) => void,
-): Promise<void> {
+  wanted: (value: T) => void = () => undefined,
+): Promise<T> {
   const deadline = performance.now() + EVENTUALLY_MS;
   for (;;) {
-    const value = await lookAt();
     try {
+      const value = await lookAt();
       wanted(value);
-      return;
+      return value;
     } catch (error) {
       if (performance.now() > deadline) throw error;
-      await new Promise((resolve) => setTimeout(resolve, 5));
+      await new Promise((resolve) => setTimeout(resolve, 10));
     }
   }
 }
 
-/** Waits until everything that a subscription has so far is delivered. */
+/** Waits until everything that a subscription has so far is delivered and put down. */
 export const caughtUp = (t: TestGateway, id: number) =>
   eventually(
     () => look(t, id, '/stats'),

@@ -9,17 +9,10 @@ import { addressPolicy } from '../../src/webhooks/addresses.ts';
 import { openSender } from '../../src/webhooks/send.ts';
 import { createSlots } from '../../src/webhooks/slots.ts';
 import { startWorker, type Worker } from '../../src/webhooks/worker.ts';
-import {
-  attemptsOf,
-  eventually,
-  happen,
-  oneTo,
-  type Subscribed,
-  sequencesOf,
-  subscribe,
-} from '../support/deliveries.ts';
+import { attemptsOf, happen, oneTo, sequencesOf, subscribeTo } from '../support/deliveries.ts';
 import { startTestGateway, type TestGateway } from '../support/gateway.ts';
 import { LOOPBACK, type Receiver, startReceiver } from '../support/webhook-receiver.ts';
+import { eventually, type Made } from '../support/webhooks.ts';
 
 const LEASE_MS = 1_200;
 const NOTHING_MS = 100;
@@ -45,13 +38,13 @@ function mortalPool(url: string) {
 describe('a sender that dies', () => {
   let t: TestGateway;
   let receiver: Receiver;
-  let one: Subscribed;
+  let one: Made;
   const workers: Worker[] = [];
   const pools: pg.Pool[] = [];
   beforeAll(async () => {
     t = await startTestGateway({ config: LOOPBACK });
     receiver = await startReceiver();
-    one = await subscribe(t, receiver);
+    one = await subscribeTo(t, receiver);
     // Only the test's workers deliver from here on.
     await (t.gateway.context.webhooks as unknown as { stop: () => Promise<void> }).stop();
   });

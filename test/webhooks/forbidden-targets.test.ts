@@ -7,16 +7,15 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import {
   attemptsOf,
-  caughtUp,
-  eventually,
   happen,
   notesOf,
   statsOf,
-  subscribe,
+  subscribeTo,
   viewOf,
 } from '../support/deliveries.ts';
 import { startTestGateway, testClock } from '../support/gateway.ts';
 import { LOOPBACK } from '../support/webhook-receiver.ts';
+import { caughtUp, eventually } from '../support/webhooks.ts';
 
 describe('a target that was allowed once and is no more', () => {
   let canary: net.Server;
@@ -45,7 +44,7 @@ describe('a target that was allowed once and is no more', () => {
     ['https', 'localhost'],
   ])('gets not one connection at delivery: %s://%s', async (scheme, host) => {
     let t = await startTestGateway({ config: LOOPBACK });
-    const one = await subscribe(t, { url: `${scheme}://${host}:${port}/` }, { enabled: false });
+    const one = await subscribeTo(t, { url: `${scheme}://${host}:${port}/` }, { enabled: false });
     const { database, bootstrapKey } = t;
     const masterKey = t.gateway.context.config.masterKey ?? Buffer.alloc(0);
     await t.gateway.stop();
@@ -120,7 +119,7 @@ describe('an endpoint whose certificate does not verify', () => {
   it('is sent nothing, is told of at once, and gets everything once it is mended', async () => {
     const clock = testClock();
     let t = await startTestGateway({ config: LOOPBACK, clock });
-    const one = await subscribe(t, { url: `https://127.0.0.1:${port}/hook` });
+    const one = await subscribeTo(t, { url: `https://127.0.0.1:${port}/hook` });
     const ids = await happen(t, 20);
     await eventually(async () => expect((await statsOf(t, one)).breaker).toBe('open'));
     await eventually(async () =>
@@ -147,7 +146,7 @@ describe('an endpoint whose certificate does not verify', () => {
       webhooks: { ca: [certificate] },
     });
     clock.advance(60_000);
-    await caughtUp(t, one);
+    await caughtUp(t, one.id);
     expect(requests).toBe(20);
     const pinged = await t.send('POST', `/webhooks/${one.id}/ping`);
     expect(pinged.body.data).toMatchObject({

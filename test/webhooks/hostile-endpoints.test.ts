@@ -1,16 +1,10 @@
 import net from 'node:net';
 import { gzipSync } from 'node:zlib';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import {
-  attemptsOf,
-  caughtUp,
-  eventually,
-  happen,
-  statsOf,
-  subscribe,
-} from '../support/deliveries.ts';
+import { attemptsOf, happen, statsOf, subscribeTo } from '../support/deliveries.ts';
 import { startTestGateway, type TestGateway } from '../support/gateway.ts';
 import { LOOPBACK, type Receiver, startReceiver } from '../support/webhook-receiver.ts';
+import { caughtUp, eventually } from '../support/webhooks.ts';
 
 const TIMEOUT_MS = 600;
 const MIB = 1_048_576;
@@ -85,8 +79,8 @@ describe('an endpoint that means harm', () => {
   ])('is done with in its time, in little memory, for %s', async (_, talk, outcome) => {
     const raw = await startRaw(talk);
     const before = process.memoryUsage().rss;
-    const one = await subscribe(t, raw);
-    const well = await subscribe(t, healthy);
+    const one = await subscribeTo(t, raw);
+    const well = await subscribeTo(t, healthy);
     try {
       healthy.received.length = 0;
       const [id = ''] = await happen(t, 1);
@@ -97,7 +91,7 @@ describe('an endpoint that means harm', () => {
         expect(first.response?.length ?? 0).toBeLessThanOrEqual(500);
       });
       await healthy.until(1);
-      await caughtUp(t, well);
+      await caughtUp(t, well.id);
       await eventually(async () => expect((await statsOf(t, one)).in_flight).toBe(0));
       expect((process.memoryUsage().rss - before) / MIB).toBeLessThan(64);
     } finally {
@@ -113,7 +107,7 @@ describe('an endpoint that means harm', () => {
       status: 500,
       body: `\u0007<b>${key}\r\n${'é'.repeat(600)}`,
     }));
-    const one = await subscribe(t, receiver);
+    const one = await subscribeTo(t, receiver);
     const [id = ''] = await happen(t, 1);
     await eventually(async () => {
       const [first] = await attemptsOf(t, one, id);

@@ -1,15 +1,13 @@
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import {
   attemptsOf,
-  caughtUp,
-  eventually,
   happen,
   notesOf,
   oneTo,
   pass,
   sequencesOf,
   statsOf,
-  subscribe,
+  subscribeTo,
   viewOf,
 } from '../support/deliveries.ts';
 import {
@@ -19,6 +17,7 @@ import {
   testClock,
 } from '../support/gateway.ts';
 import { LOOPBACK, type Receiver, startReceiver } from '../support/webhook-receiver.ts';
+import { caughtUp, eventually } from '../support/webhooks.ts';
 
 const HOUR_MS = 3_600_000;
 const DAY_MS = 24 * HOUR_MS;
@@ -46,7 +45,7 @@ describe('a subscription is not stuck', () => {
   });
 
   it('by the first events of it, which are refused, while the others would be taken', async () => {
-    const one = await subscribe(t, receiver);
+    const one = await subscribeTo(t, receiver);
     receiver.behave(({ payload }) => (payload.sequence <= 5 ? { status: 400 } : {}));
     await happen(t, 5);
     await eventually(async () => expect((await statsOf(t, one)).breaker).toBe('open'));
@@ -68,7 +67,7 @@ describe('a subscription is not stuck', () => {
 
   it('by a database error while it is taken over', async () => {
     const four = [];
-    for (let n = 0; n < 4; n += 1) four.push(await subscribe(t, receiver));
+    for (let n = 0; n < 4; n += 1) four.push(await subscribeTo(t, receiver));
     t = await t.restart();
     const { pool } = t.gateway.context;
     // Their next owner fails at the first of them.
@@ -92,7 +91,7 @@ describe('a subscription is not stuck', () => {
   });
 
   it('by what was parked, however much that is', async () => {
-    const one = await subscribe(t, receiver);
+    const one = await subscribeTo(t, receiver);
     await t.database.pool.query(
       `insert into webhook_retries (webhook_id, position, event_id, key, epoch, sequence, tries, due_at,
          first_failed_at, state)
@@ -101,11 +100,11 @@ describe('a subscription is not stuck', () => {
     );
     await happen(t, 3);
     await receiver.until(3);
-    await caughtUp(t, one);
+    await caughtUp(t, one.id);
   });
 
   it('by the quiet or the breaker of an endpoint that it has no more', async () => {
-    const one = await subscribe(t, receiver);
+    const one = await subscribeTo(t, receiver);
     receiver.behave(() => ({ status: 429, headers: { 'retry-after': '86400' } }));
     await happen(t, 1);
     await eventually(async () => expect((await statsOf(t, one)).quiet_until).not.toBeNull());
@@ -119,23 +118,23 @@ describe('a subscription is not stuck', () => {
     await pause(LOOKS_MS);
     receiver.behave(() => ({}));
     await t.send('PATCH', `/webhooks/${one.id}`, { body: { url: receiver.url } });
-    await caughtUp(t, one);
+    await caughtUp(t, one.id);
     await other.close();
   });
 
   it('by a clock that goes on by months at once, nor is its ping', async () => {
-    const one = await subscribe(t, receiver);
+    const one = await subscribeTo(t, receiver);
     await happen(t, 2);
-    await caughtUp(t, one);
+    await caughtUp(t, one.id);
     await pass(t, one, clock, 90 * DAY_MS);
     await happen(t, 3);
-    await caughtUp(t, one);
+    await caughtUp(t, one.id);
     expect(sequencesOf(receiver)).toEqual(oneTo(5));
     expect((await t.send('POST', `/webhooks/${one.id}/ping`)).status).toBe(200);
   });
 
   it('and not disabled for days in which nothing was tried', async () => {
-    const one = await subscribe(t, receiver);
+    const one = await subscribeTo(t, receiver);
     receiver.behave(() => ({ status: 500 }));
     await happen(t, 6);
     await eventually(async () => expect((await statsOf(t, one)).breaker).toBe('open'));
@@ -143,7 +142,7 @@ describe('a subscription is not stuck', () => {
     await pass(t, one, clock, 6 * DAY_MS);
     receiver.behave(() => ({}));
     await t.send('POST', `/webhooks/${one.id}/resume`);
-    await caughtUp(t, one);
+    await caughtUp(t, one.id);
     expect(await viewOf(t, one)).toMatchObject({ status: 'active' });
     receiver.behave(() => ({ status: 500 }));
     await happen(t, 6);
@@ -155,7 +154,7 @@ describe('a subscription is not stuck', () => {
   });
 
   it('and is told of when its endpoint asks for quiet for days', async () => {
-    const one = await subscribe(t, receiver);
+    const one = await subscribeTo(t, receiver);
     receiver.behave(() => ({ status: 429, headers: { 'retry-after': '43200' } }));
     await happen(t, 1);
     for (let n = 1; n <= 3; n += 1) {
@@ -167,7 +166,7 @@ describe('a subscription is not stuck', () => {
 
   it('while it waits costs next to nothing', async () => {
     const all = [];
-    for (let n = 0; n < 20; n += 1) all.push(await subscribe(t, receiver));
+    for (let n = 0; n < 20; n += 1) all.push(await subscribeTo(t, receiver));
     receiver.behave(() => ({ status: 429 }));
     await happen(t, 1);
     for (const one of all) {
@@ -176,7 +175,7 @@ describe('a subscription is not stuck', () => {
     receiver.behave(() => ({}));
     clock.advance(40_000);
     await receiver.until(40);
-    const held = await subscribe(t, receiver);
+    const held = await subscribeTo(t, receiver);
     await pause(500);
     receiver.behave(({ payload }) => (payload.sequence === 1 ? { status: 500 } : {}));
     const [bad = ''] = await happen(t, 1);
@@ -192,18 +191,18 @@ describe('a subscription is not stuck', () => {
   });
 
   it('by one key of many events: they go at once, one after the other', async () => {
-    const one = await subscribe(t, receiver, { ordering: 'key', enabled: false });
+    const one = await subscribeTo(t, receiver, { ordering: 'key', enabled: false });
     await happen(t, 300, { key: () => 'same' });
     await t.send('POST', `/webhooks/${one.id}/resume`);
     await receiver.until(300);
     expect(receiver.received.map(({ payload }) => payload.sequence)).toEqual(oneTo(300));
-    await caughtUp(t, one);
+    await caughtUp(t, one.id);
   });
 
   it('by a replay beside live events, which go first', async () => {
-    const one = await subscribe(t, receiver);
+    const one = await subscribeTo(t, receiver);
     await happen(t, 1_500);
-    await caughtUp(t, one);
+    await caughtUp(t, one.id);
     receiver.behave(() => ({ afterMs: 2 }));
     receiver.received.length = 0;
     const body = { from: 'earliest', reason: 'they ask' };
@@ -228,18 +227,18 @@ describe('a subscription is not stuck', () => {
   });
 
   it('and sends nothing twice when its gateway is stopped in good order and started again', async () => {
-    const one = await subscribe(t, receiver);
+    const one = await subscribeTo(t, receiver);
     receiver.behave(() => ({ afterMs: 40 }));
     await happen(t, 400);
     await receiver.until(60);
     t = await t.restart();
-    await caughtUp(t, one);
+    await caughtUp(t, one.id);
     expect(receiver.received).toHaveLength(400);
     expect(sequencesOf(receiver)).toEqual(oneTo(400));
   });
 
   it('by a resend of an event that its key waits for', async () => {
-    const one = await subscribe(t, receiver, { ordering: 'key' });
+    const one = await subscribeTo(t, receiver, { ordering: 'key' });
     let isBroken = true;
     receiver.behave(({ payload }) => (isBroken && payload.sequence === 1 ? { status: 400 } : {}));
     const [first = ''] = await happen(t, 1, { key: () => 'same' });
@@ -248,13 +247,13 @@ describe('a subscription is not stuck', () => {
     await eventually(async () => expect((await statsOf(t, one)).retrying).toBe(5));
     isBroken = false;
     await t.send('POST', `/webhooks/${one.id}/deliveries/${first}/resend`);
-    await caughtUp(t, one);
+    await caughtUp(t, one.id);
     const taken = receiver.received.slice(-5).map(({ payload }) => payload.sequence);
     expect(taken).toEqual(oneTo(5));
   });
 
   it('and sends nothing twice when its order is changed under way', async () => {
-    const one = await subscribe(t, receiver);
+    const one = await subscribeTo(t, receiver);
     receiver.behave(() => ({ afterMs: 15 }));
     await happen(t, 200, { key: (n) => `k${n % 5}` });
     await receiver.until(20);
@@ -262,7 +261,7 @@ describe('a subscription is not stuck', () => {
       await t.send('PATCH', `/webhooks/${one.id}`, { body: { ordering } });
       await pause(50);
     }
-    await caughtUp(t, one);
+    await caughtUp(t, one.id);
     expect(sequencesOf(receiver)).toEqual(oneTo(200));
     expect(receiver.received).toHaveLength(200);
   });

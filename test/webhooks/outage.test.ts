@@ -1,16 +1,13 @@
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import {
-  caughtUp,
-  eventually,
   happen,
   idle,
   notesOf,
   oneTo,
   pass,
-  type Subscribed,
   sequencesOf,
   statsOf,
-  subscribe,
+  subscribeTo,
   viewOf,
 } from '../support/deliveries.ts';
 import {
@@ -20,6 +17,7 @@ import {
   testClock,
 } from '../support/gateway.ts';
 import { LOOPBACK, type Receiver, startReceiver } from '../support/webhook-receiver.ts';
+import { caughtUp, eventually, type Made } from '../support/webhooks.ts';
 
 const HOUR_MS = 3_600_000;
 const LOOK_MS = 40;
@@ -43,7 +41,7 @@ describe('an endpoint that is away for days', () => {
     await receiver.close();
   });
 
-  const rowsOf = async ({ id }: Subscribed) => {
+  const rowsOf = async ({ id }: Made) => {
     const { rows } = await t.database.pool.query(
       `select (select count(*) from webhook_retries where webhook_id = $1)::int as retries,
          (select count(*) from webhook_cursors where webhook_id = $1)::int as cursors,
@@ -54,7 +52,7 @@ describe('an endpoint that is away for days', () => {
   };
 
   it('gets every event of three days in a slow start, from one row of state', async () => {
-    const one = await subscribe(t, receiver);
+    const one = await subscribeTo(t, receiver);
     receiver.behave(() => ({ status: 503 }));
     let made = 0;
     for (let hour = 0; hour < 72; hour += 4) {
@@ -78,7 +76,7 @@ describe('an endpoint that is away for days', () => {
     });
     receiver.received.length = 0;
     await pass(t, one, clock, HOUR_MS);
-    await caughtUp(t, one);
+    await caughtUp(t, one.id);
     expect(sequencesOf(receiver)).toEqual(oneTo(made));
     expect(receiver.received).toHaveLength(made);
     // Alone at first, then ever more at once, never more than there are slots.
@@ -93,7 +91,7 @@ describe('an endpoint that is away for days', () => {
   });
 
   it('is told of after an hour, a day, three and four, and is disabled after five with its cursor kept', async () => {
-    const one = await subscribe(t, receiver);
+    const one = await subscribeTo(t, receiver);
     receiver.behave(() => ({ status: 500 }));
     await happen(t, 6);
     await eventually(async () => expect((await statsOf(t, one)).breaker).toBe('open'));
@@ -117,13 +115,13 @@ describe('an endpoint that is away for days', () => {
     receiver.behave(() => ({}));
     await t.send('POST', `/webhooks/${one.id}/enable`);
     await pass(t, one, clock, HOUR_MS);
-    await caughtUp(t, one);
+    await caughtUp(t, one.id);
     expect(sequencesOf(receiver)).toEqual(oneTo(10));
     await eventually(async () => expect(await notesOf(t, one, 'webhook.failing')).toHaveLength(4));
   });
 
   it('is forgiven nothing by a restart', async () => {
-    const one = await subscribe(t, receiver);
+    const one = await subscribeTo(t, receiver);
     receiver.behave(() => ({ status: 500 }));
     await happen(t, 6);
     await eventually(async () => expect((await statsOf(t, one)).breaker).toBe('open'));
@@ -138,13 +136,13 @@ describe('an endpoint that is away for days', () => {
   });
 
   it('reads next to nothing again after a quiet time in which much happened to others', async () => {
-    const one = await subscribe(t, receiver, { event_types: ['mail_domain.created'] });
+    const one = await subscribeTo(t, receiver, { event_types: ['mail_domain.created'] });
     await t.createDomain('before.example.com');
     await receiver.until(1);
     await happen(t, 6_000);
     await t.createDomain('after.example.com');
     await receiver.until(2);
-    await caughtUp(t, one);
+    await caughtUp(t, one.id);
     t = await t.restart();
     const { rows } = await t.database.pool.query(
       'select position from webhook_cursors where webhook_id = $1',
@@ -160,8 +158,8 @@ describe('an endpoint that is away for days', () => {
   it('does not keep up the others when it is a black hole among them', async () => {
     const well = await Promise.all([startReceiver(), startReceiver()]);
     receiver.behave(() => ({ silent: true }));
-    const dead = await subscribe(t, receiver);
-    for (const other of well) await subscribe(t, other);
+    const dead = await subscribeTo(t, receiver);
+    for (const other of well) await subscribeTo(t, other);
     await happen(t, 200);
     for (const other of well) {
       await other.until(200, 5_000);
@@ -187,7 +185,7 @@ describe('a subscription that is ordered by key', () => {
   });
 
   it('sends the events of a key one after the other, however long each takes', async () => {
-    const one = await subscribe(t, receiver, { ordering: 'key' });
+    const one = await subscribeTo(t, receiver, { ordering: 'key' });
     const running = new Map<string, number>();
     let together = 0;
     receiver.behave(async ({ payload }) => {
@@ -199,7 +197,7 @@ describe('a subscription that is ordered by key', () => {
       return {};
     });
     await happen(t, 120, { key: (n) => `k${n % 6}` });
-    await caughtUp(t, one);
+    await caughtUp(t, one.id);
     expect(together).toBe(1);
     for (let k = 0; k < 6; k += 1) {
       const own = receiver.received.filter(({ payload }) => payload.key.endsWith(`-k${k}`));
@@ -210,7 +208,7 @@ describe('a subscription that is ordered by key', () => {
   });
 
   it('holds up a key whose event fails, and no other, nor the cursor', async () => {
-    const one = await subscribe(t, receiver, { ordering: 'key' });
+    const one = await subscribeTo(t, receiver, { ordering: 'key' });
     let isBroken = true;
     receiver.behave(({ payload }) =>
       isBroken && payload.key.endsWith('-bad') ? { status: 400 } : {},
@@ -229,14 +227,14 @@ describe('a subscription that is ordered by key', () => {
     isBroken = false;
     receiver.received.length = 0;
     await pass(t, one, clock, 400_000);
-    await caughtUp(t, one);
+    await caughtUp(t, one.id);
     const bad = receiver.received.map(({ payload }) => payload.sequence);
     expect(bad).toEqual([...bad].sort((a, b) => a - b));
     expect(new Set(bad).size).toBe(20);
   });
 
   it('is not disturbed by a replay of the same events, of which one is refused', async () => {
-    const one = await subscribe(t, receiver, { ordering: 'key', enabled: false });
+    const one = await subscribeTo(t, receiver, { ordering: 'key', enabled: false });
     await happen(t, 6, { key: () => 'same' });
     let refused = 0;
     receiver.behave(({ headers, payload }) => {
@@ -250,7 +248,7 @@ describe('a subscription that is ordered by key', () => {
     const body = { from: 'earliest', reason: 'they ask' };
     await t.send('POST', `/webhooks/${one.id}/replays`, { body });
     await t.send('POST', `/webhooks/${one.id}/resume`);
-    await caughtUp(t, one);
+    await caughtUp(t, one.id);
     await pass(t, one, clock, 6_000);
     const replay = async () => (await t.send('GET', `/webhooks/${one.id}/replays`)).body.data[0];
     await eventually(async () =>
@@ -266,9 +264,9 @@ describe('a subscription that is ordered by key', () => {
   });
 
   it('ends a replay of what is refused for good, and says how much of it', async () => {
-    const one = await subscribe(t, receiver);
+    const one = await subscribeTo(t, receiver);
     await happen(t, 5);
-    await caughtUp(t, one);
+    await caughtUp(t, one.id);
     receiver.behave(({ payload }) => (payload.sequence === 2 ? { status: 400 } : {}));
     const body = { from: 'earliest', reason: 'they ask' };
     await t.send('POST', `/webhooks/${one.id}/replays`, { body });

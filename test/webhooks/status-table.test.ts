@@ -1,17 +1,14 @@
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import {
   attemptsOf,
-  caughtUp,
-  eventually,
   happen,
   idle,
   notesOf,
   oneTo,
   pass,
-  type Subscribed,
   sequencesOf,
   statsOf,
-  subscribe,
+  subscribeTo,
   viewOf,
 } from '../support/deliveries.ts';
 import {
@@ -21,6 +18,7 @@ import {
   testClock,
 } from '../support/gateway.ts';
 import { LOOPBACK, type Receiver, startReceiver } from '../support/webhook-receiver.ts';
+import { caughtUp, eventually, type Made } from '../support/webhooks.ts';
 
 const TIMEOUT_MS = 400;
 const LOOK_MS = 40;
@@ -32,7 +30,7 @@ describe('what a receiver answers', () => {
   let t: TestGateway;
   let clock: TestClock;
   let receiver: Receiver;
-  let one: Subscribed;
+  let one: Made;
   beforeAll(async () => {
     clock = testClock();
     t = await startTestGateway({
@@ -44,7 +42,7 @@ describe('what a receiver answers', () => {
   afterAll(() => t.close());
   beforeEach(async () => {
     receiver = await startReceiver();
-    one = await subscribe(t, receiver);
+    one = await subscribeTo(t, receiver);
   });
   afterEach(async () => {
     await t.send('DELETE', `/webhooks/${one.id}`);
@@ -78,7 +76,7 @@ describe('what a receiver answers', () => {
       expect(postsOf(bad)).toHaveLength(1);
       await pass(t, one, clock, 2_000);
       await eventually(() => expect(postsOf(bad)).toHaveLength(2));
-      await caughtUp(t, one);
+      await caughtUp(t, one.id);
       expect(new Set(postsOf(bad).map(({ digest }) => digest)).size).toBe(1);
       expect(await attemptsOf(t, one, bad)).toMatchObject([
         { kind: 'live', attempt: 1, outcome: 'http_error', status, response: 'not today' },
@@ -120,7 +118,7 @@ describe('what a receiver answers', () => {
     receiver.behave(() => ({}));
     expect((await t.send('POST', `/webhooks/${one.id}/resume`)).status).toBe(409);
     expect((await t.send('POST', `/webhooks/${one.id}/enable`)).status).toBe(200);
-    await caughtUp(t, one);
+    await caughtUp(t, one.id);
     expect(sequencesOf(receiver)).toEqual(oneTo(5));
     expect(receiver.ids()).toEqual(expect.arrayContaining([...ids]));
   });
@@ -135,7 +133,7 @@ describe('what a receiver answers', () => {
     await t.send('POST', `/webhooks/${one.id}/enable`, { body: { resume: 'now' } });
     const [last = ''] = await happen(t, 1);
     await eventually(() => expect(postsOf(last)).toHaveLength(1));
-    await caughtUp(t, one);
+    await caughtUp(t, one.id);
     expect(postsOf(last)[0]?.payload).toMatchObject({ epoch: 2, sequence: 1 });
   });
 
@@ -169,7 +167,7 @@ describe('what a receiver answers', () => {
     const sent = await t.send('POST', `/webhooks/${one.id}/deliveries/${bad}/resend`);
     expect(sent.status).toBe(202);
     await eventually(() => expect(postsOf(bad)).toHaveLength(2));
-    await caughtUp(t, one);
+    await caughtUp(t, one.id);
     expect((await statsOf(t, one)).parked).toBe(0);
     expect(new Set(postsOf(bad).map(({ digest }) => digest)).size).toBe(1);
   });
@@ -190,7 +188,7 @@ describe('what a receiver answers', () => {
     expect(receiver.received).toHaveLength(1);
     await pass(t, one, clock, 3_000);
     await receiver.until(6);
-    await caughtUp(t, one);
+    await caughtUp(t, one.id);
     expect(await attemptsOf(t, one, first)).toMatchObject([
       { attempt: 1, status: answer.status },
       { attempt: 2, outcome: 'delivered' },
@@ -264,7 +262,7 @@ describe('what a receiver answers', () => {
     }
     receiver.behave(() => ({}));
     await pass(t, one, clock, 900_010);
-    await caughtUp(t, one);
+    await caughtUp(t, one.id);
     expect(sequencesOf(receiver)).toEqual(oneTo(30));
     expect((await statsOf(t, one)).breaker).toBe('closed');
   });

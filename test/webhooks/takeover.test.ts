@@ -3,17 +3,10 @@ import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import {
-  caughtUp,
-  eventually,
-  happen,
-  oneTo,
-  type Subscribed,
-  sequencesOf,
-  subscribe,
-} from '../support/deliveries.ts';
+import { happen, oneTo, sequencesOf, subscribeTo } from '../support/deliveries.ts';
 import { startTestGateway, type TestGateway } from '../support/gateway.ts';
 import { LOOPBACK, type Receiver, startReceiver } from '../support/webhook-receiver.ts';
+import { caughtUp, eventually, type Made } from '../support/webhooks.ts';
 
 const PROGRAM = fileURLToPath(new URL('../support/delivering-process.js', import.meta.url));
 const LEASE_MS = 2_400;
@@ -26,7 +19,7 @@ describe('several processes that deliver from one database', () => {
   let t: TestGateway;
   const children: ChildProcess[] = [];
   const receivers: Receiver[] = [];
-  const subscribed: Subscribed[] = [];
+  const subscribed: Made[] = [];
   let loading: NodeJS.Timeout;
   let made = 0;
   /** Ids that are being posted to a receiver now: none may be there twice. */
@@ -44,7 +37,7 @@ describe('several processes that deliver from one database', () => {
         return {};
       });
       receivers.push(receiver);
-      subscribed.push(await subscribe(t, receiver));
+      subscribed.push(await subscribeTo(t, receiver));
     }
     for (const name of ['a', 'b']) children.push(await startProcess(name));
     loading = setInterval(() => {
@@ -138,7 +131,7 @@ describe('several processes that deliver from one database', () => {
     clearInterval(loading);
     for (const [index, receiver] of receivers.entries()) {
       const one = subscribed[index];
-      if (one !== undefined) await caughtUp(t, one);
+      if (one !== undefined) await caughtUp(t, one.id);
       expect(sequencesOf(receiver)).toEqual(oneTo(made));
       for (const id of receiver.ids()) {
         const digests = receiver.received.filter((post) => post.id === id).map((p) => p.digest);
