@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import type pg from 'pg';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { saveCredential } from '../../src/db/credentials.ts';
+import { saveWebhookSecret } from '../../src/db/webhook-secrets.ts';
 import { completeIdempotencyKey, reserveIdempotencyKey } from '../../src/db/idempotency.ts';
 import type { EventLog } from '../../src/eventlog/eventlog.ts';
 import { readLine } from '../../src/eventlog/upcast.ts';
