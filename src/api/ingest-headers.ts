@@ -10,8 +10,8 @@ import {
   symbolsOfText,
   toSymbol,
 } from '../domain/symbols.ts';
+import { decodeHeaderText, textOfLatin1 } from '../mail/mail-head.ts';
 import { normaliseMailDomainName } from '../projections/mail-domains.ts';
-import { decodeHeaderText, textOfLatin1 } from '../projections/mail-head.ts';
 import { invalid } from './input.ts';
 import { Timestamp } from './schemas.ts';
 

@@ -3,7 +3,7 @@ import { finished } from 'node:stream/promises';
 import { DomainError } from '../domain/errors.ts';
 import type { ReceivedMessage } from '../domain/message-store.ts';
 import type { Announcement } from '../domain/quarantine-language.ts';
-import { type MailHead, readMailHead, stripMboxLine } from '../projections/mail-head.ts';
+import { type MailHead, readMailHead, stripMboxLine } from '../mail/mail-head.ts';
 import { type IngestEnvelope, readIngestHeaders } from './ingest-headers.ts';
 import type { Intake, Taken } from './route.ts';
 import { announcementOfEnvelope, readAnnouncement } from './rspamd-announcement.ts';

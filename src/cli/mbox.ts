@@ -1,4 +1,4 @@
-import { stripMboxLine } from '../projections/mail-head.ts';
+import { stripMboxLine } from '../mail/mail-head.ts';
 
 /** Bytes that can be read piece by piece; `read` gives fewer than asked for only at their end. */
 export type ByteSource = Readonly<{

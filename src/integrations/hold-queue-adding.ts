@@ -6,7 +6,7 @@ import type { AddedData, HeldBy, Reason, Scan } from '../domain/quarantine-langu
 import { quarantinedMessage, quarantinedMessageStream } from '../domain/quarantined-message.ts';
 import { commandIdOf, handleCommand } from '../eventlog/handle-command.ts';
 import { systemMeta } from '../eventlog/system-meta.ts';
-import { readMailHead } from '../projections/mail-head.ts';
+import { readMailHead } from '../mail/mail-head.ts';
 import {
   countsOf,
   groupRecipients,

@@ -3,11 +3,11 @@ import { DomainError } from '../../domain/errors.ts';
 import { messageReadsStream } from '../../domain/quarantined-message.ts';
 import { subjectOf } from '../../eventlog/eventlog.ts';
 import { toAppend } from '../../eventlog/handle-command.ts';
+import { PREVIEW_BYTES_MAX, previewMail } from '../../mail/mail-preview.ts';
 import { AuditLineView } from '../audit-line-view.ts';
 import { gather, renderEvents } from '../audit-page.ts';
 import { viewerOf } from '../audit-query.ts';
 import type { Context } from '../context.ts';
-import { PREVIEW_BYTES_MAX, previewMail } from '../mail-preview.ts';
 import {
   findVisibleMessage,
   MailPreviewView,

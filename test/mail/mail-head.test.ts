@@ -7,7 +7,7 @@ import {
   readMailHead,
   stripMboxLine,
   toStorableText,
-} from '../../src/projections/mail-head.ts';
+} from '../../src/mail/mail-head.ts';
 
 const latin1 = (text: string) => Buffer.from(text, 'latin1');
 const utf8 = (text: string) => Buffer.from(text, 'utf8');

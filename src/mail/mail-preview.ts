@@ -1,12 +1,6 @@
 import { HEAD_BYTES_MAX } from '../domain/message-store.ts';
-import {
-  cutBytes,
-  cutText,
-  decodeHeaderText,
-  stripMboxLine,
-  textOfLatin1,
-} from '../projections/mail-head.ts';
 import { decodeContent, decodedLengthOf, decodeText, toLines } from './mail-content.ts';
+import { cutBytes, cutText, decodeHeaderText, stripMboxLine, textOfLatin1 } from './mail-head.ts';
 import { cleanHtml } from './mail-html.ts';
 import { type MailPart, type MailParts, splitMail } from './mail-parts.ts';
 

@@ -1,12 +1,12 @@
 import { decodeWords } from 'postal-mime';
+import { decodeText } from './mail-content.ts';
 import {
   firstOfEach,
   type MailField,
   splitHead,
   textOfLatin1,
   toStorableText,
-} from '../projections/mail-head.ts';
-import { decodeText } from './mail-content.ts';
+} from './mail-head.ts';
 
 type Described = Readonly<{
   /** In lower case, without parameters. */

@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { type MailPreview, PREVIEW_BYTES_MAX, previewMail } from '../../src/api/mail-preview.ts';
+import { type MailPreview, PREVIEW_BYTES_MAX, previewMail } from '../../src/mail/mail-preview.ts';
 
 const latin1 = (text: string) => Buffer.from(text, 'latin1');
 const show = (mail: string | Uint8Array, sizeBytes?: number): Promise<MailPreview> => {
