@@ -28,8 +28,17 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
     'data-dir.ts',
     'secrets.ts',
   ],
-  webhooks: ['domain', 'eventlog', 'projections', 'db', 'clock.ts', 'secrets.ts'],
-  integrations: ['domain', 'eventlog', 'projections', 'db', 'mail', 'clock.ts', 'secrets.ts'],
+  webhooks: ['domain', 'eventlog', 'projections', 'db', 'clock.ts', 'secrets.ts', 'waker.ts'],
+  integrations: [
+    'domain',
+    'eventlog',
+    'projections',
+    'db',
+    'mail',
+    'clock.ts',
+    'secrets.ts',
+    'waker.ts',
+  ],
   scheduler: [],
   cli: ['*'],
   'main.ts': ['*'],
@@ -43,6 +52,7 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
   'secret-files.ts': [],
   'secrets.ts': [],
   'stop-all.ts': [],
+  'waker.ts': [],
 };
 
 const roomOf = (file: string) => file.split('/')[0] ?? '';

@@ -15,6 +15,7 @@ import { commandIdOf, handleCommand } from '../eventlog/handle-command.ts';
 import { systemMeta } from '../eventlog/system-meta.ts';
 import { findInHoldQueue, type QueuedMessage } from '../projections/hold-queue.ts';
 import type { Secrets } from '../secrets.ts';
+import { createWaker } from '../waker.ts';
 import { type HoldQueue, lineOf } from './hold-queue.ts';
 import { isOf, LOG_BEHIND_MS, scanOf } from './hold-queue-adding.ts';
 import { lineOfMessage, takeIn } from './hold-queue-intake.ts';
@@ -83,31 +84,28 @@ export function startHoldQueueWatch(deps: WatchDeps): HoldQueueWatch {
     trouble: null,
     expected: 0,
   };
-  const abort = new AbortController();
-  let wake: () => void = () => undefined;
+  const waker = createWaker();
+  const stopping = new AbortController();
   const looking = (async () => {
-    while (!abort.signal.aborted) {
-      const woken = new Promise<void>((resolve) => {
-        wake = resolve;
-      });
+    while (!stopping.signal.aborted) {
+      const news = waker.listen();
       const isMore = await lookSafely(deps, watch);
       if (isMore) continue;
       watch.expected = Math.max(0, watch.expected - 1);
-      const ms = watch.expected > 0 ? EXPECT_MS : (deps.lookMs ?? LOOK_MS);
-      await Promise.race([woken, sleep(ms, undefined, { signal: abort.signal }).catch(() => 0)]);
+      await news.within(watch.expected > 0 ? EXPECT_MS : (deps.lookMs ?? LOOK_MS));
     }
   })();
   return {
     expect() {
       const isWaiting = watch.expected === 0;
       watch.expected = EXPECT_LOOKS;
-      if (isWaiting) wake();
+      if (isWaiting) waker.wake();
     },
     usage: () => watch.usage,
     trouble: () => watch.trouble,
     async stop() {
-      abort.abort();
-      wake();
+      stopping.abort();
+      waker.wake();
       // One that waits for a helper that hangs is not waited for.
       await Promise.race([looking, sleep(STOP_MS, undefined, { ref: false })]);
     },

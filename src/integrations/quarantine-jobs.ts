@@ -25,6 +25,7 @@ import { quarantinedMessage } from '../domain/quarantined-message.ts';
 import type { EventLog, EventMeta } from '../eventlog/eventlog.ts';
 import { commandIdOf, handleCommand, readState } from '../eventlog/handle-command.ts';
 import { findBackends } from '../projections/mail-domains.ts';
+import { createWaker } from '../waker.ts';
 import { type OpenedHistory, readHistory } from './quarantine-history.ts';
 import type { QuarantineWorker } from './quarantine-worker.ts';
 
@@ -69,26 +70,20 @@ const ITEM_WAIT_MS = 60_000;
  */
 export function startQuarantineJobs(deps: Deps): JobRunner {
   const abort = new AbortController();
-  let wake: () => void = () => undefined;
+  const waker = createWaker();
   const looking = (async () => {
     while (!abort.signal.aborted) {
-      const woken = new Promise<void>((resolve) => {
-        wake = resolve;
-      });
+      const news = waker.listen();
       const jobs = await findOpenJobs<BulkRequest>(deps.pool, JOBS_AT_ONCE).catch(() => []);
       await Promise.all(jobs.map((job) => runJob(deps, job, abort.signal)));
-      if (jobs.length > 0) continue;
-      const timer = new AbortController();
-      const signal = AbortSignal.any([abort.signal, timer.signal]);
-      await Promise.race([woken, sleep(LOOK_MS, undefined, { signal }).catch(() => undefined)]);
-      timer.abort();
+      if (jobs.length === 0) await news.within(LOOK_MS);
     }
   })();
   return {
-    wake: () => wake(),
+    wake: waker.wake,
     async stop() {
       abort.abort();
-      wake();
+      waker.wake();
       await looking;
     },
   };
