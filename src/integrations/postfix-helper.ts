@@ -1,4 +1,5 @@
 import { createConnection, type Socket } from 'node:net';
+import { createTurns } from './turns.ts';
 
 /** What the privileged helper does, and nothing else (`deploy/postfix/mailguard-postfix`). */
 export type HelperVerb =
@@ -40,6 +41,8 @@ export type HelperOptions = Readonly<{
 const ASK_MS = 60_000;
 /** A reader may be slow, but does not hold a helper for ever. */
 const READ_MS = 120_000;
+/** How long a question waits for its turn. */
+const TURN_MS = 120_000;
 /** Some 200,000 held messages in a list. */
 const ANSWER_BYTES_MAX = 67_108_864;
 /** Of a message that is read: a helper that hangs is given up. */
@@ -56,11 +59,11 @@ const TAIL_BYTES = 16;
  * which it was cut. Both calls reject with `HelperUnavailableError`.
  */
 export function connectPostfixHelper({ socket, askMs = ASK_MS }: HelperOptions): PostfixHelper {
-  const turns = createTurns(AT_ONCE);
-  const readers = createTurns(READERS_AT_ONCE);
+  const askers = createTurns({ inAll: AT_ONCE });
+  const readers = createTurns({ inAll: READERS_AT_ONCE });
   return {
     async *read(verb, lines) {
-      const giveBack = await readers.take(FIRST_BYTE_MS);
+      const giveBack = await readers.take('read', FIRST_BYTE_MS);
       if (giveBack === null) throw new HelperUnavailableError('has too many readers');
       try {
         return yield* answerOf(socket, requestOf(verb, lines), READ_MS, FIRST_BYTE_MS);
@@ -68,38 +71,43 @@ export function connectPostfixHelper({ socket, askMs = ASK_MS }: HelperOptions):
         giveBack();
       }
     },
-    ask: (verb, lines = []) =>
-      turns.run(async () => {
-        const answer = answerOf(socket, requestOf(verb, lines), askMs);
-        const chunks: Buffer[] = [];
-        let bytes = 0;
-        for (;;) {
-          const next = await answer.next();
-          if (next.done === true) {
-            const text = Buffer.concat(chunks).toString('utf8');
-            return { status: next.value, lines: text.split('\n').filter((line) => line !== '') };
-          }
-          bytes += next.value.length;
-          if (bytes > ANSWER_BYTES_MAX) {
-            await answer.return(1);
-            throw new HelperUnavailableError(`answers more than ${ANSWER_BYTES_MAX} bytes`);
-          }
-          chunks.push(next.value);
-        }
-      }),
+    async ask(verb, lines = []) {
+      const giveBack = await askers.take('ask', TURN_MS);
+      if (giveBack === null) throw new HelperUnavailableError('has no turn for so long');
+      try {
+        return await wholeOf(answerOf(socket, requestOf(verb, lines), askMs));
+      } finally {
+        giveBack();
+      }
+    },
   };
+}
+
+type Answer = AsyncGenerator<Buffer, number, undefined>;
+
+async function wholeOf(answer: Answer): ReturnType<PostfixHelper['ask']> {
+  const chunks: Buffer[] = [];
+  let bytes = 0;
+  for (;;) {
+    const next = await answer.next();
+    if (next.done === true) {
+      const text = Buffer.concat(chunks).toString('utf8');
+      return { status: next.value, lines: text.split('\n').filter((line) => line !== '') };
+    }
+    bytes += next.value.length;
+    if (bytes > ANSWER_BYTES_MAX) {
+      await answer.return(1);
+      throw new HelperUnavailableError(`answers more than ${ANSWER_BYTES_MAX} bytes`);
+    }
+    chunks.push(next.value);
+  }
 }
 
 const requestOf = (verb: HelperVerb, lines: readonly string[]): string =>
   [verb, ...lines, '.', ''].join('\n');
 
 /** An answer without its last line, which is the return value. */
-async function* answerOf(
-  path: string,
-  request: string,
-  ms: number,
-  firstByteMs = ms,
-): AsyncGenerator<Buffer, number, undefined> {
+async function* answerOf(path: string, request: string, ms: number, firstByteMs = ms): Answer {
   const socket = createConnection({ path });
   const timer = setTimeout(
     () => socket.destroy(new HelperUnavailableError(`takes longer than ${ms} ms`)),
@@ -145,50 +153,4 @@ function asUnavailable(cause: unknown): Error {
   if (cause instanceof HelperUnavailableError) return cause;
   const { code, message } = cause as NodeJS.ErrnoException;
   return new HelperUnavailableError(`cannot be reached: ${code ?? message}`, { cause });
-}
-
-type Turns = Readonly<{
-  /** Null when there was none for so long; else how to give it back. */
-  take: (ms: number) => Promise<(() => void) | null>;
-  run: <T>(work: () => Promise<T>) => Promise<T>;
-}>;
-
-/** So many at once; the others in the order of asking. */
-function createTurns(atOnce: number): Turns {
-  const waiting: (() => void)[] = [];
-  let running = 0;
-  const giveBack = () => {
-    const next = waiting.shift();
-    if (next === undefined) running -= 1;
-    else next();
-  };
-  const take: Turns['take'] = async (ms) => {
-    if (running < atOnce) {
-      running += 1;
-      return giveBack;
-    }
-    return new Promise((resolve) => {
-      const go = () => {
-        clearTimeout(timer);
-        resolve(giveBack);
-      };
-      const timer = setTimeout(() => {
-        waiting.splice(waiting.indexOf(go), 1);
-        resolve(null);
-      }, ms);
-      waiting.push(go);
-    });
-  };
-  return {
-    take,
-    async run(work) {
-      const end = await take(READ_MS);
-      if (end === null) throw new HelperUnavailableError('has no turn for so long');
-      try {
-        return await work();
-      } finally {
-        end();
-      }
-    },
-  };
 }

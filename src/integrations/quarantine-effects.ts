@@ -6,11 +6,11 @@ import { handleCommand, newCommandId } from '../eventlog/handle-command.ts';
 import { isConnectionError } from '../eventlog/unavailable.ts';
 import { makeWishedFilters } from './quarantine-filters.ts';
 import { metaAfter, type OpenedHistory, readHistory } from './quarantine-history.ts';
-import type { Slots, WorkerDeps } from './quarantine-worker.ts';
+import type { InSlot, WorkerDeps } from './quarantine-worker.ts';
 
 const FINISH_RETRY_MS = 500;
 
-type Transfer = Readonly<{ signal: AbortSignal; inSlot: Slots }>;
+export type Transfer = Readonly<{ signal: AbortSignal; inSlot: InSlot }>;
 
 /** Releases a message, or bounces it: whichever is asked for. Does nothing when neither is, or none is due. */
 export async function transfer(deps: WorkerDeps, id: string, how: Transfer): Promise<void> {

@@ -7,8 +7,9 @@ import type { EventLog } from '../eventlog/eventlog.ts';
 import type { IntentKind } from '../projections/quarantine.ts';
 import { findDueIntents } from '../projections/quarantine-work.ts';
 import type { Outlet } from './outlet.ts';
-import { discard, retrain, transfer } from './quarantine-effects.ts';
+import { discard, retrain, type Transfer, transfer } from './quarantine-effects.ts';
 import type { Rspamd } from './rspamd.ts';
+import { createTurns } from './turns.ts';
 
 export type WorkerDeps = Readonly<{
   pool: pg.Pool;
@@ -52,17 +53,22 @@ export function startQuarantineWorker(deps: WorkerDeps): QuarantineWorker {
   const stopping = new AbortController();
   const abort = new AbortController();
   const inFlight = new Map<string, Promise<void>>();
-  const freeSlots = createSlots();
-  const slots: Slots = (route, work) =>
-    freeSlots(route, async () => {
+  const slots = createTurns({ inAll: SLOTS, each: SLOTS_PER_ROUTE });
+  const inSlot: InSlot = async (route, work) => {
+    // As long as it takes: those who wait are bounded by what may be under way.
+    const giveBack = await slots.take(route, null);
+    try {
       stopping.signal.throwIfAborted();
-      return work();
-    });
+      await work();
+    } finally {
+      giveBack?.();
+    }
+  };
   const run = (id: string, kind: IntentKind): Promise<void> => {
     const key = `${kind}/${id}`;
     const running = inFlight.get(key);
     if (running !== undefined) return running;
-    const begun = carryOut(deps, { id, kind }, { slots, signal: abort.signal })
+    const begun = carryOut(deps, { id, kind }, { inSlot, signal: abort.signal })
       .catch((error: unknown) => {
         if (!stopping.signal.aborted) {
           deps.logger.warn({ err: error, message_id: id, kind }, 'an action is tried again');
@@ -124,9 +130,8 @@ async function look(deps: WorkerDeps, { inFlight, run, signal }: Work): Promise<
 async function carryOut(
   deps: WorkerDeps,
   { id, kind }: Readonly<{ id: string; kind: IntentKind }>,
-  run: Readonly<{ slots: Slots; signal: AbortSignal }>,
+  { inSlot, signal }: Transfer,
 ): Promise<void> {
-  const { signal } = run;
   switch (kind) {
     case 'discard':
       return discard(deps, id);
@@ -134,40 +139,9 @@ async function carryOut(
       return retrain(deps, id, signal);
     case 'release':
     case 'reject':
-      return transfer(deps, id, { signal, inSlot: run.slots });
+      return transfer(deps, id, { inSlot, signal });
   }
 }
 
-/** Runs work when both the whole and the route have a free slot; in order of asking. */
-export type Slots = <T>(route: string, work: () => Promise<T>) => Promise<T>;
-
-function createSlots(): Slots {
-  const takenBy = new Map<string, number>();
-  let taken = 0;
-  const waiting: { route: string; go: () => void }[] = [];
-  const isFree = (route: string) => taken < SLOTS && (takenBy.get(route) ?? 0) < SLOTS_PER_ROUTE;
-  const take = (route: string) => {
-    taken += 1;
-    takenBy.set(route, (takenBy.get(route) ?? 0) + 1);
-  };
-  const give = (route: string) => {
-    taken -= 1;
-    const left = (takenBy.get(route) ?? 1) - 1;
-    if (left === 0) takenBy.delete(route);
-    else takenBy.set(route, left);
-    const next = waiting.findIndex((waiter) => isFree(waiter.route));
-    const [waiter] = next === -1 ? [] : waiting.splice(next, 1);
-    if (waiter === undefined) return;
-    take(waiter.route);
-    waiter.go();
-  };
-  return async (route, work) => {
-    if (isFree(route)) take(route);
-    else await new Promise<void>((go) => waiting.push({ route, go }));
-    try {
-      return await work();
-    } finally {
-      give(route);
-    }
-  };
-}
+/** Runs work when both the whole and the route have a free slot. */
+export type InSlot = (route: string, work: () => Promise<void>) => Promise<void>;
