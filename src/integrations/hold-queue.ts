@@ -43,8 +43,6 @@ export type HoldQueue = Readonly<{
 /** Short and long queue ids of Postfix (postconf(5), enable_long_queue_ids). */
 const QUEUE_ID = /^(?:[0-9A-F]{6,20}|[0-9B-DF-HJ-NP-TV-Zb-df-hj-np-tv-z]{11,30})$/;
 const HELD_LINE = /^(\S+) (\d+) (\d+\.\d+)$/;
-/** The helper has done nothing, and says why. */
-const REFUSED = 64;
 /** As many as the helper takes at once. */
 const BATCH_MAX = 1_000;
 
@@ -64,12 +62,12 @@ const WORDS: Readonly<Record<HoldVerb, readonly string[]>> = {
   bounce: ['expired', 'released from hold'],
 };
 
-/** The hold queue of a Postfix by way of the helper. Every call rejects with `HelperUnavailableError`, or as told. */
+/** The hold queue of a Postfix by way of the helper. Every call rejects as the helper does, or as told. */
 export function openHoldQueue(helper: PostfixHelper): HoldQueue {
   const ask = async (verb: HelperVerb, lines?: readonly string[]) => {
     const answer = await helper.ask(verb, lines);
     if (answer.status === 0) return answer.lines;
-    throw new Error(`the Postfix helper refused ${verb}: ${answer.lines.at(-1) ?? answer.status}`);
+    throw new Error(`Postfix failed at ${verb}: ${answer.lines.at(-1) ?? answer.status}`);
   };
   const held = async () => (await ask('held')).flatMap(toHeld);
   const settings = async () =>
@@ -100,8 +98,7 @@ export function openHoldQueue(helper: PostfixHelper): HoldQueue {
 
   async function actOn(verb: HoldVerb, files: readonly HeldFile[]) {
     // Whatever the exit status: postsuper may fail after the first of several, and has said what it did.
-    const { status, lines } = await helper.ask(verb, files.map(lineOf));
-    if (status === REFUSED) throw new Error(`the Postfix helper refused ${verb}: ${lines.at(-1)}`);
+    const { lines } = await helper.ask(verb, files.map(lineOf));
     const said = new Set(lines);
     const left = new Set((await held()).map(lineOf));
     return files.map((file): ActOutcome => {

@@ -21,13 +21,21 @@ export class HelperUnavailableError extends Error {
   }
 }
 
+/** The helper has done nothing, and says why. */
+export class HelperRefusedError extends Error {
+  constructor(verb: HelperVerb, why: string) {
+    super(`the Postfix helper refused ${verb}: ${why}`);
+    this.name = 'HelperRefusedError';
+  }
+}
+
 export type PostfixHelper = Readonly<{
   /** The lines of an answer that has come to its end, and the status it ended with. */
   ask: (
     verb: HelperVerb,
     lines?: readonly string[],
   ) => Promise<Readonly<{ status: number; lines: readonly string[] }>>;
-  /** The bytes of an answer as they come; the status is what the generator returns. */
+  /** The bytes of an answer as they come, never those of a refusal; the status is what the generator returns. */
   read: (verb: HelperVerb, lines: readonly string[]) => AsyncGenerator<Buffer, number, undefined>;
 }>;
 
@@ -50,13 +58,16 @@ const FIRST_BYTE_MS = 10_000;
 /** Helpers at once; others wait for their turn. Readers may be slow, and must keep no action out. */
 const AT_ONCE = 8;
 const READERS_AT_ONCE = 6;
+/** What an answer ends with when it is a refusal: one line of words comes before it. */
+const REFUSED = 64;
+const REFUSAL_BYTES_MAX = 1_024;
 const END = /(?:^|\n)end (\d{1,3})\n$/;
 /** Longer than any last line. */
 const TAIL_BYTES = 16;
 
 /**
  * Talks to the helper. A request is a verb, lines, and a full stop; an answer ends with the line `end STATUS`, without
- * which it was cut. Both calls reject with `HelperUnavailableError`.
+ * which it was cut. Both calls reject with `HelperUnavailableError`, or with `HelperRefusedError`.
  */
 export function connectPostfixHelper({ socket, askMs = ASK_MS }: HelperOptions): PostfixHelper {
   const askers = createTurns({ inAll: AT_ONCE });
@@ -66,7 +77,8 @@ export function connectPostfixHelper({ socket, askMs = ASK_MS }: HelperOptions):
       const giveBack = await readers.take('read', FIRST_BYTE_MS);
       if (giveBack === null) throw new HelperUnavailableError('has too many readers');
       try {
-        return yield* answerOf(socket, requestOf(verb, lines), READ_MS, FIRST_BYTE_MS);
+        const answer = answerOf(socket, requestOf(verb, lines), READ_MS, FIRST_BYTE_MS);
+        return yield* unlessRefused(verb, answer);
       } finally {
         giveBack();
       }
@@ -75,7 +87,9 @@ export function connectPostfixHelper({ socket, askMs = ASK_MS }: HelperOptions):
       const giveBack = await askers.take('ask', TURN_MS);
       if (giveBack === null) throw new HelperUnavailableError('has no turn for so long');
       try {
-        return await wholeOf(answerOf(socket, requestOf(verb, lines), askMs));
+        const answer = await wholeOf(answerOf(socket, requestOf(verb, lines), askMs));
+        if (answer.status === REFUSED) throw new HelperRefusedError(verb, wordsOf(answer.lines));
+        return answer;
       } finally {
         giveBack();
       }
@@ -84,6 +98,29 @@ export function connectPostfixHelper({ socket, askMs = ASK_MS }: HelperOptions):
 }
 
 type Answer = AsyncGenerator<Buffer, number, undefined>;
+
+const wordsOf = (lines: readonly string[]): string => lines.at(-1) ?? 'it does not say why';
+
+/** Only the end of an answer tells a refusal from mail, so what is as short as one is held back until then. */
+async function* unlessRefused(verb: HelperVerb, answer: Answer): Answer {
+  try {
+    let begin: Buffer = Buffer.alloc(0);
+    while (begin.length <= REFUSAL_BYTES_MAX) {
+      const next = await answer.next();
+      if (next.done === true) {
+        const lines = begin.toString('utf8').trimEnd().split('\n');
+        if (next.value === REFUSED) throw new HelperRefusedError(verb, wordsOf(lines));
+        if (begin.length > 0) yield begin;
+        return next.value;
+      }
+      begin = Buffer.concat([begin, next.value]);
+    }
+    yield begin;
+    return yield* answer;
+  } finally {
+    await answer.return(0);
+  }
+}
 
 async function wholeOf(answer: Answer): ReturnType<PostfixHelper['ask']> {
   const chunks: Buffer[] = [];

@@ -4,6 +4,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { type HoldQueue, openHoldQueue } from '../../src/integrations/hold-queue.ts';
 import {
   connectPostfixHelper,
+  HelperRefusedError,
   HelperUnavailableError,
 } from '../../src/integrations/postfix-helper.ts';
 import { type FakePostfix, startFakePostfix } from '../support/fake-postfix.ts';
@@ -51,8 +52,8 @@ describe('an answer that cannot be had', () => {
   it.each(VERBS)('rejects: %s is refused, which is no matter of waiting', async (verb) => {
     postfix.fail('refuses', verb);
     const asking = queue[verb]();
+    await expect(asking).rejects.toThrow(HelperRefusedError);
     await expect(asking).rejects.toThrow('postconf failed');
-    await expect(asking).rejects.not.toThrow(HelperUnavailableError);
   });
 
   it('rejects: there is no socket, until there is one', async () => {
@@ -92,6 +93,15 @@ describe('an answer that cannot be had', () => {
 });
 
 describe('a message that is read', () => {
+  it('rejects: the helper refuses, and its words are not taken for mail', async () => {
+    const file = postfix.arrive();
+    postfix.fail('refuses', 'message');
+    const opening = queue.open(file);
+    await expect(opening).rejects.toThrow(HelperRefusedError);
+    await expect(opening).rejects.toThrow('refused message: mailguard: postconf failed');
+    expect(await queue.open(file)).not.toBeNull();
+  });
+
   const text = `Subject: A long one\n\n${'Some words in a row.\n'.repeat(20_000)}`;
 
   it.each([text, 'Subject: x\n\n', 'S: x\n'])('rejects: it was cut off (%#)', async (cut) => {
@@ -104,7 +114,7 @@ describe('a message that is read', () => {
     await expect(reading()).resolves.toBeUndefined();
   });
 
-  it.each(['end 0\n', 'end 1\n', 'Subject: x\n\nend 64\n'])(
+  it.each(['end 0\n', 'end 1\n', 'mailguard: postconf failed\n', 'Subject: x\n\nend 64\n'])(
     'ends where the helper says so, not where its text does (%#)',
     async (words) => {
       const file = postfix.arrive({ text: words });
