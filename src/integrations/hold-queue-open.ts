@@ -1,5 +1,4 @@
 import { saveAnnouncement } from '../db/quarantine-announcements.ts';
-import type { MessageStore } from '../domain/message-store.ts';
 import type { Announcement } from '../domain/quarantine-language.ts';
 import { type HoldQueue, openHoldQueue } from './hold-queue.ts';
 import { startHoldQueueWatch, type WatchDeps } from './hold-queue-watch.ts';
@@ -7,7 +6,7 @@ import { followMailLog } from './mail-log.ts';
 import type { Outlet } from './outlet.ts';
 import { connectPostfixHelper } from './postfix-helper.ts';
 import { createPostfixOutlet } from './postfix-outlet.ts';
-import { postfixStore } from './postfix-store.ts';
+import { type PostfixStore, postfixStore } from './postfix-store.ts';
 
 export type PostfixSettings = Readonly<{
   /** Of the privileged helper. */
@@ -19,7 +18,7 @@ export type PostfixSettings = Readonly<{
 
 /** Everything of a quarantine whose mail is held by Postfix. */
 export type HoldQueueSide = Readonly<{
-  store: MessageStore;
+  store: PostfixStore;
   outlet: Outlet;
   announce: (said: Announcement) => Promise<void>;
   warnings: () => readonly string[];
@@ -46,7 +45,7 @@ export async function openHoldQueueSide(
   deps: Deps,
   { socket, mailLog: path, lookMs }: PostfixSettings,
 ): Promise<HoldQueueSide> {
-  const { pool, log, clock, logger, nodeId } = deps;
+  const { pool, clock, logger, nodeId } = deps;
   const queue = openHoldQueue(connectPostfixHelper({ socket }));
   const settings = readSettings(queue);
   const mailLog = await followMailLog({ path, logger });
@@ -54,7 +53,7 @@ export async function openHoldQueueSide(
   // Not waited for: a helper that hangs must not keep the gateway from its other work.
   void settings.read();
   return {
-    store: postfixStore({ log, queue, usage: watch.usage }),
+    store: postfixStore({ queue, usage: watch.usage }),
     outlet: createPostfixOutlet({
       queue,
       mailLog,

@@ -88,6 +88,18 @@ describe('mail that is held', () => {
   });
 });
 
+describe('the body of a held message', () => {
+  it('503 unavailable: the helper refuses to show it, and nothing of its words is shown', async () => {
+    const item = await g.held();
+    const path = `/mail/quarantine/messages/${item.id}/body`;
+    g.postfix.fail('refuses', 'message');
+    const reply = await g.gateway().send('GET', path);
+    expect([reply.status, reply.body.error]).toEqual([503, 'unavailable']);
+    expect(reply.text).not.toContain('postconf');
+    expect((await g.gateway().send('GET', path)).status).toBe(200);
+  });
+});
+
 describe('an announcement', () => {
   it('without a queue file leaves no trace', async () => {
     const before = await headOf(g.gateway());
