@@ -6,6 +6,7 @@ import type { MessageStore } from '../domain/message-store.ts';
 import type { EventLog } from '../eventlog/eventlog.ts';
 import type { IntentKind } from '../projections/quarantine.ts';
 import { findDueIntents } from '../projections/quarantine-work.ts';
+import { type ActionPauses, createActionPauses } from './action-pauses.ts';
 import type { Outlet } from './outlet.ts';
 import { discard, retrain, type Transfer, transfer } from './quarantine-effects.ts';
 import type { Rspamd } from './rspamd.ts';
@@ -26,7 +27,8 @@ export type WorkerDeps = Readonly<{
 export type QuarantineWorker = Readonly<{
   /**
    * Carries out what was asked of a message and has no outcome yet. Resolves when it has one, or when it
-   * was put off, or when `waitMs` have passed; in no case is a second run of it begun.
+   * was put off, or when `waitMs` have passed; in no case is a second run of it begun. Whoever asks anew does not wait
+   * for the end of a pause.
    */
   act: (id: string, kind: IntentKind, waitMs: number) => Promise<void>;
   /** Begins nothing more, and waits (bounded) for what is under way. */
@@ -53,6 +55,7 @@ export function startQuarantineWorker(deps: WorkerDeps): QuarantineWorker {
   const stopping = new AbortController();
   const abort = new AbortController();
   const inFlight = new Map<string, Promise<void>>();
+  const pauses = createActionPauses(deps.clock);
   const slots = createTurns({ inAll: SLOTS, each: SLOTS_PER_ROUTE });
   const inSlot: InSlot = async (route, work) => {
     // As long as it takes: those who wait are bounded by what may be under way.
@@ -68,17 +71,20 @@ export function startQuarantineWorker(deps: WorkerDeps): QuarantineWorker {
     const key = `${kind}/${id}`;
     const running = inFlight.get(key);
     if (running !== undefined) return running;
+    const action = { messageId: id, kind };
     const begun = carryOut(deps, { id, kind }, { inSlot, signal: abort.signal })
+      .then(() => pauses.ended(action))
       .catch((error: unknown) => {
-        if (!stopping.signal.aborted) {
-          deps.logger.warn({ err: error, message_id: id, kind }, 'an action is tried again');
-        }
+        if (stopping.signal.aborted) return;
+        const isNews = pauses.failed(action, error);
+        const level = isNews ? 'warn' : 'debug';
+        deps.logger[level]({ err: error, message_id: id, kind }, 'an action is tried again');
       })
       .finally(() => inFlight.delete(key));
     inFlight.set(key, begun);
     return begun;
   };
-  const looking = look(deps, { inFlight, run, signal: stopping.signal });
+  const looking = look(deps, { inFlight, pauses, run, signal: stopping.signal });
   const ended = (ms: number) =>
     Promise.race([Promise.all(inFlight.values()), sleep(ms, undefined, { ref: false })]);
   return {
@@ -103,19 +109,20 @@ export function startQuarantineWorker(deps: WorkerDeps): QuarantineWorker {
 
 type Work = Readonly<{
   inFlight: ReadonlyMap<string, unknown>;
+  pauses: ActionPauses;
   run: (id: string, kind: IntentKind) => Promise<void>;
   signal: AbortSignal;
 }>;
 
 /** Looks for due actions until stopped; a database that is away is asked again. */
-async function look(deps: WorkerDeps, { inFlight, run, signal }: Work): Promise<void> {
+async function look(deps: WorkerDeps, { inFlight, pauses, run, signal }: Work): Promise<void> {
   while (!signal.aborted) {
     const room = IN_FLIGHT_MAX - inFlight.size;
     if (room > 0) {
       const busy = [...inFlight.keys()].map((key) => key.slice(key.indexOf('/') + 1));
       const due = await findDueIntents(deps.pool, {
         now: deps.clock.now(),
-        besides: busy,
+        besides: [...busy, ...pauses.messages()],
         limit: Math.min(DUE_MAX, room),
       }).catch((error: unknown) => {
         deps.logger.warn({ err: error }, 'the actions that are due cannot be read');
