@@ -4,7 +4,7 @@ import { gaugeOf } from './metrics.ts';
 
 /** What is asked of the running parts when a scrape comes. */
 export function observeGateway(context: Context): void {
-  const { metrics, projector, log, liveKeys } = context;
+  const { metrics, projector, log, liveKeys, quarantine } = context;
   const ofProjections = (
     name: string,
     help: string,
@@ -40,23 +40,7 @@ export function observeGateway(context: Context): void {
     },
     (gauge) => gauge.set(log.queueDepth()),
   );
-  const { store, countOpenActions } = context.quarantine;
-  gaugeOf(
-    metrics,
-    { name: 'mailguard_spool_messages', help: 'Messages whose bytes are kept.' },
-    (gauge) => gauge.set(store.usage().messages),
-  );
-  gaugeOf(metrics, { name: 'mailguard_spool_bytes', help: 'What the spool holds.' }, (gauge) =>
-    gauge.set(store.usage().bytes),
-  );
-  // Of a hold queue the mail server's own settings are the bound.
-  if (store.usage().bytesMax !== null) {
-    gaugeOf(
-      metrics,
-      { name: 'mailguard_spool_max_bytes', help: 'What the spool may hold in all.' },
-      (gauge) => gauge.set(store.usage().bytesMax ?? 0),
-    );
-  }
+  observeStore(context);
   gaugeOf(
     metrics,
     {
@@ -65,7 +49,8 @@ export function observeGateway(context: Context): void {
       labelNames: ['kind'],
     },
     async (gauge) => {
-      for (const { kind, actions } of await countOpenActions()) gauge.set({ kind }, actions);
+      for (const { kind, actions } of await quarantine.countOpenActions())
+        gauge.set({ kind }, actions);
     },
   );
   observeWebhooks(context);
@@ -99,6 +84,25 @@ function observeHealth(context: Context): void {
       ),
   );
 }
+
+/** Each store by its own name: what fills a spool is ours to bound, what fills a hold queue is the mail server's. */
+function observeStore({ metrics, quarantine: { store, spool } }: Context): void {
+  const name = spool === null ? 'hold_queue' : 'spool';
+  const ofStore = (what: string, help: string, read: (usage: Usage) => number) =>
+    gaugeOf(metrics, { name: `mailguard_${name}_${what}`, help }, (gauge) =>
+      gauge.set(read(store.usage())),
+    );
+  if (spool === null) {
+    ofStore('messages', 'Messages on hold, as of the last look.', ({ messages }) => messages);
+    ofStore('bytes', 'What the files on hold take.', ({ bytes }) => bytes);
+    return;
+  }
+  ofStore('messages', 'Messages whose bytes are kept.', ({ messages }) => messages);
+  ofStore('bytes', 'What the spool holds.', ({ bytes }) => bytes);
+  ofStore('max_bytes', 'What the spool may hold in all.', ({ bytesMax }) => bytesMax ?? 0);
+}
+
+type Usage = ReturnType<Context['quarantine']['store']['usage']>;
 
 /** What this process delivers; subscriptions by their ids, of which there are few. */
 function observeWebhooks({ metrics, log, webhooks }: Context): void {

@@ -100,6 +100,17 @@ describe('the body of a held message', () => {
   });
 });
 
+describe('/metrics', () => {
+  it('tells what is on hold by a name of its own, and nothing of a spool', async () => {
+    await g.held();
+    const figures = async () => (await g.gateway().send('GET', '//metrics', { key: null })).text;
+    await expect.poll(figures).toMatch(/^mailguard_hold_queue_messages [1-9]/m);
+    const text = await figures();
+    expect(text).toMatch(/^mailguard_hold_queue_bytes [1-9]/m);
+    expect(text).not.toContain('mailguard_spool_');
+  });
+});
+
 describe('an announcement', () => {
   it('without a queue file leaves no trace', async () => {
     const before = await headOf(g.gateway());
