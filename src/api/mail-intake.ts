@@ -2,7 +2,7 @@ import type { IncomingMessage } from 'node:http';
 import { finished } from 'node:stream/promises';
 import { DomainError } from '../domain/errors.ts';
 import type { ReceivedMessage } from '../domain/message-store.ts';
-import type { Announcement } from '../domain/quarantine-language.ts';
+import type { Announcement, Store } from '../domain/quarantine-language.ts';
 import { type MailHead, readMailHead, stripMboxLine } from '../mail/mail-head.ts';
 import { type IngestEnvelope, readIngestHeaders } from './ingest-headers.ts';
 import type { Intake, Taken } from './route.ts';
@@ -18,6 +18,8 @@ export type IncomingMail = Readonly<{
 
 /** Symbols, recipients and header fields of one message. */
 const ANNOUNCEMENT_BYTES_MAX = 1_048_576;
+
+const JSON_BEGIN_BYTES = 256;
 
 const needed = (description: string) => z.string().openapi({ description });
 const text = (description: string) => z.string().optional().openapi({ description });
@@ -42,7 +44,7 @@ export const mailIntake: Intake = {
   }),
   async receive({ quarantine, clock, config }, request) {
     const { spool } = quarantine;
-    requireFits(request, config.messageBytesMax);
+    requireFits(request, config.messageBytesMax, spool === null ? 'postfix' : 'spool');
     if (spool === null) return takeAnnouncement(request, clock.now());
     if (isJson(request)) {
       throw new DomainError(
@@ -98,12 +100,23 @@ async function readJson(request: IncomingMessage): Promise<unknown> {
   }
 }
 
-function requireFits({ headers }: IncomingMessage, bytesMax: number): void {
+/** Told along: the bound, and where mail is held, so that an import knows both before its first message. */
+function requireFits({ headers }: IncomingMessage, bytesMax: number, store: Store): void {
   if (Number(headers['content-length'] ?? 0) <= bytesMax) return;
-  throw new DomainError('payload_too_large', `A message takes at most ${bytesMax} bytes.`);
+  const text = `A message takes at most ${bytesMax} bytes.`;
+  throw new DomainError('payload_too_large', text, { bytes_max: bytesMax, store });
 }
 
+/** RFC 5322 lets the name of a field begin so, and nobody does; rspamd's exporter calls its JSON plain text. */
+const JSON_BEGIN = /^\s*\{\s*"/;
+
 function requireMail({ head }: ReceivedMessage): MailHead {
+  if (JSON_BEGIN.test(Buffer.from(head.subarray(0, JSON_BEGIN_BYTES)).toString('latin1'))) {
+    throw new DomainError(
+      'not_a_message',
+      'This is JSON and no mail: this gateway holds mail in its spool, send the message itself.',
+    );
+  }
   const read = readMailHead(head);
   if (read === null) {
     throw new DomainError(

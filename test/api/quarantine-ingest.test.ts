@@ -189,6 +189,8 @@ describe('POST /mail/quarantine', () => {
   it.each<[string, string]>([
     ['nothing', ''],
     ['no mail', 'Hello, this is no mail.\r\n'],
+    ['an announcement that is called plain text', '{"id":"4jZw","subject":"x"}\r\n\r\nHi.\r\n'],
+    ['an announcement over several lines', '{\n  "qid": "4jZw"\n}\n'],
     ['a blank line first', '\r\nSubject: x\r\n\r\n'],
     ['the line of an mbox', `From eve@sender.example Fri May  1 07:42:13 2026\r\n${aMail()}`],
   ])('422 not_a_message: %s', (_, raw) => refused({ raw }, 422, 'not_a_message'));
