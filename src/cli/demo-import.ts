@@ -1,13 +1,11 @@
-import type { Config } from '../config.ts';
 import { forEachBounded } from './bounded.ts';
 import type { Corpus, CorpusFile } from './demo-corpus.ts';
 import { type Verdict, verdictOn } from './demo-mail.ts';
 import type { DemoDomain } from './demo-people.ts';
 import { type Envelope, envelopeOf } from './mail-envelope.ts';
 import { type RawMail, readMails } from './mail-reader.ts';
-import { type MailSender, openMailSender } from './mail-sender.ts';
+import type { MailSender } from './mail-sender.ts';
 import type { Progress } from './progress.ts';
-import type { Terminal } from './terminal.ts';
 
 /** A mail that the demo has put into the quarantine. */
 export type DemoMail = Readonly<{
@@ -25,18 +23,22 @@ export type DemoImport = Readonly<{
   refused: Readonly<Record<string, number>>;
 }>;
 
-const CONCURRENCY = 16;
+/** Messages under way at a time. */
+export const CONCURRENCY = 16;
 const UNDER_WAY_BYTES_MAX = 67_108_864;
 
-type Task = Readonly<{ corpus: Corpus; messages: number; domains: readonly DemoDomain[] }>;
+type Task = Readonly<{
+  corpus: Corpus;
+  messages: number;
+  domains: readonly DemoDomain[];
+  sender: MailSender;
+}>;
 
 /** Hands the first mails of the corpus in, each for people of one of the mail domains. */
 export async function importCorpus(
-  config: Config,
-  { corpus, messages, domains }: Task,
-  { terminal, progress }: Readonly<{ terminal: Terminal; progress: Progress }>,
+  { corpus, messages, domains, sender }: Task,
+  progress: Progress,
 ): Promise<DemoImport> {
-  const sender = await openMailSender(config, terminal, CONCURRENCY);
   const mails: (DemoMail & { place: number })[] = [];
   const refused: Record<string, number> = {};
   const counts = { imported: 0, already_there: 0 };
@@ -46,21 +48,17 @@ export async function importCorpus(
     weigh: ({ bytes }: ChosenMail) => bytes.length,
     weightMax: UNDER_WAY_BYTES_MAX,
   };
-  try {
-    await forEachBounded(chosen, bounds, async ({ bytes, envelope, ...mail }) => {
-      const sent = await sender.send({ bytes, envelope });
-      if (sent.outcome === 'refused') {
-        refused[sent.refusal.reason] = (refused[sent.refusal.reason] ?? 0) + 1;
-      } else {
-        counts[sent.outcome] += 1;
-        const { id } = sent.item as { id: string };
-        mails.push({ id, sender: envelope.sender, ...mail });
-      }
-      progress.update(mails.length, Math.min(messages, corpus.files.length));
-    });
-  } finally {
-    sender.close();
-  }
+  await forEachBounded(chosen, bounds, async ({ bytes, envelope, ...mail }) => {
+    const sent = await sender.send({ bytes, envelope });
+    if (sent.outcome === 'refused') {
+      refused[sent.refusal.reason] = (refused[sent.refusal.reason] ?? 0) + 1;
+    } else {
+      counts[sent.outcome] += 1;
+      const { id } = sent.item as { id: string };
+      mails.push({ id, sender: envelope.sender, ...mail });
+    }
+    progress.update(mails.length, Math.min(messages, corpus.files.length));
+  });
   return { mails: mails.sort((a, b) => a.place - b.place), ...counts, refused };
 }
 

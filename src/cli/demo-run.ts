@@ -4,10 +4,11 @@ import { CliError, EXIT } from './command.ts';
 import { UnreachableError } from './connection.ts';
 import { actOn } from './demo-acts.ts';
 import { openCorpus } from './demo-corpus.ts';
-import { importCorpus } from './demo-import.ts';
+import { CONCURRENCY, importCorpus } from './demo-import.ts';
 import { makeTraffic, makeVisitors, prepareDomains } from './demo-people.ts';
 import { findHeld, lookAround, printSeen, type Seen } from './demo-report.ts';
 import { startDemoSink } from './demo-sink.ts';
+import { openMailSender } from './mail-sender.ts';
 import { startProgress } from './progress.ts';
 import { isOnThisMachine } from './server-of.ts';
 import { say, type Terminal } from './terminal.ts';
@@ -24,18 +25,19 @@ export async function runDemo(
   const api = openApi(config, terminal);
   requireNear(api);
   const startedAt = performance.now();
+  await requireThere(api);
+  // Before anything is made: it tells whether this gateway takes mail at all.
+  const sender = await openMailSender(config, terminal, CONCURRENCY);
   const sink = await startDemoSink();
   let seen: Seen;
   try {
-    await requireThere(api);
     await say(terminal, `Mails from ${corpus.folder}; SMTP server on ${sink.address}.`);
     const domains = await prepareDomains(api, sink.address);
     const visitors = await makeVisitors(api, domains, new Date());
     const importing = startProgress(terminal, 'Importing');
     const { mails, ...imported } = await importCorpus(
-      config,
-      { corpus, messages, domains },
-      { terminal, progress: importing },
+      { corpus, messages, domains, sender },
+      importing,
     ).finally(importing.end);
     if (mails.length === 0) throw new CliError(`Nothing in ${corpus.folder} could be imported.`);
     const heldIds = await findHeld(api, domains);
@@ -48,6 +50,7 @@ export async function runDemo(
     const done = { sink, domains, visitors: all, config, imported, acts, startedAt };
     seen = await lookAround(api, { corpus: corpus.folder, ...done });
   } finally {
+    sender.close();
     await sink.stop();
   }
   await printSeen(terminal, seen, isJson);

@@ -21,7 +21,7 @@ export const demo: Command = {
     json: { help: 'Print JSON instead of tables.' },
   },
   environment: CALLER,
-  exits: { 2: 'wrongly used, no gateway, or no corpus' },
+  exits: { 2: 'wrongly used, no corpus, no gateway, or one whose mail is held by Postfix' },
   run: async (given, terminal) => {
     const messages = messagesOf(given);
     const { runDemo } = await import('./demo-run.ts');

@@ -93,8 +93,8 @@ export async function openMailSender(
 
 /**
  * The gateway's limit is told in its refusal of a message that is too large: one is announced, and
- * never sent. Whether the gateway is there, and takes our key, is told with it. A proxy that waits for
- * the whole message lets it tell nothing.
+ * never sent. Whether the gateway is there, takes our key, and holds mail itself, is told with it. A proxy that waits
+ * for the whole message lets it tell nothing.
  */
 async function askLimit(connection: Connection): Promise<number> {
   const headers = { ...MAIL_HEADERS, 'X-Mail-From': '<>', 'X-Rcpt-To': 'postmaster@localhost' };
@@ -110,9 +110,23 @@ async function askLimit(connection: Connection): Promise<number> {
   const { statusCode = 0 } = response;
   const text = await readText(response).catch(() => '');
   response.destroy();
-  if (statusCode === 413) return limitIn(parseEnvelope(text)) ?? BYTES_MAX_DEFAULT;
+  if (statusCode === 413) {
+    const answer = parseEnvelope(text);
+    requireSpool(answer);
+    return limitIn(answer) ?? BYTES_MAX_DEFAULT;
+  }
   if (UNTOLD.includes(statusCode)) return BYTES_MAX_DEFAULT;
   throw describeRefusal(connection, response, text);
+}
+
+/** A gateway before a hold queue takes announcements alone: nothing could be handed in there. */
+function requireSpool(answer: Answered | null): void {
+  const { store } = (answer?.data ?? {}) as { store?: string };
+  if (store !== 'postfix') return;
+  throw new CliError(
+    'Mail of this gateway is held by Postfix (MAILGUARD_QUARANTINE_STORE=postfix): nothing can be imported there.',
+    EXIT.unusable,
+  );
 }
 
 function limitIn(answer: Answered | null): number | null {

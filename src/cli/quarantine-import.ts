@@ -48,7 +48,7 @@ export const quarantineImport: Command = {
   exits: {
     0: 'done, nothing was refused',
     1: 'something was refused; standard output says what and why',
-    2: 'wrongly used, or there is no gateway',
+    2: 'wrongly used, there is no gateway, or its mail is held by Postfix',
   },
   run: runImport,
 };
