@@ -19,6 +19,7 @@ import {
   projectionsRollback,
 } from './projections.ts';
 import { quarantineImport } from './quarantine-import.ts';
+import { replay } from './replay.ts';
 import { restore } from './restore.ts';
 import { serve } from './serve.ts';
 import { clean, isBrokenPipe, print, say, type Terminal } from './terminal.ts';
@@ -39,6 +40,7 @@ export const COMMANDS: readonly Command[] = [
   projectionsRebuild,
   projectionsRollback,
   projectionsClean,
+  replay,
   backup,
   restore,
   openapiPrint,
