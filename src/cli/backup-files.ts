@@ -27,6 +27,7 @@ const Manifest = z.strictObject({
   format: z.literal(FORMAT),
   product: z.string(),
   made_at: z.string(),
+  postgres: z.string(),
   migrations: z.array(z.string()),
   log: z.strictObject({ log_id: z.string(), epoch: z.number().int(), head: z.string() }),
   key_fingerprint: z.string().nullable(),
@@ -46,8 +47,11 @@ export type Measured = Readonly<{ rows: number; bytes: number; sha256: string }>
 
 const NEWLINE = 10;
 
+/** What happens while a file is written or read: it is cut off, or there are more rows. */
+export type Watch = Readonly<{ signal: AbortSignal; onRows: (more: number) => void }>;
+
 /** Measures what flows through. COPY writes line feeds inside of values as `\n`, so each ends a row. */
-function measure(): { through: Transform; measured: () => Measured } {
+function measure({ onRows }: Watch): { through: Transform; measured: () => Measured } {
   const hash = createHash('sha256');
   let rows = 0;
   let bytes = 0;
@@ -55,8 +59,10 @@ function measure(): { through: Transform; measured: () => Measured } {
     transform(chunk: Buffer, _encoding, done) {
       hash.update(chunk);
       bytes += chunk.length;
+      const before = rows;
       for (let at = chunk.indexOf(NEWLINE); at !== -1; at = chunk.indexOf(NEWLINE, at + 1))
         rows += 1;
+      onRows(rows - before);
       done(null, chunk);
     },
   });
@@ -64,19 +70,24 @@ function measure(): { through: Transform; measured: () => Measured } {
 }
 
 /** Writes a stream to a new file, packed; it is on the disk when the promise resolves. */
-export async function writePacked(source: Readable, file: string): Promise<Measured> {
-  const { through, measured } = measure();
+export async function writePacked(source: Readable, file: string, watch: Watch): Promise<Measured> {
+  const { through, measured } = measure(watch);
   const target = createWriteStream(file, { flags: 'wx', mode: 0o600, flush: true });
-  await pipeline(source, through, createGzip({ level: 1 }), target);
+  await pipeline(source, through, createGzip({ level: 1 }), target, { signal: watch.signal });
   return measured();
 }
 
 /** Reads a packed file, to `target` if there is one. */
-export async function readPacked(file: string, target: Writable | null): Promise<Measured> {
-  const { through, measured } = measure();
+export async function readPacked(
+  file: string,
+  target: Writable | null,
+  watch: Watch,
+): Promise<Measured> {
+  const { signal } = watch;
+  const { through, measured } = measure(watch);
   const unpacked = [createReadStream(file), createGunzip(), through] as const;
-  if (target === null) await pipeline(...unpacked, async (chunks) => drain(chunks));
-  else await pipeline(...unpacked, target);
+  if (target === null) await pipeline(...unpacked, drain, { signal });
+  else await pipeline(...unpacked, target, { signal });
   return measured();
 }
 
@@ -84,11 +95,16 @@ async function drain(chunks: AsyncIterable<unknown>): Promise<void> {
   for await (const _ of chunks);
 }
 
+/** What the manifest says of itself: one changed digit of a sequence would have ids given out twice. */
+const digestOf = (manifest: object): string =>
+  createHash('sha256').update(JSON.stringify(manifest)).digest('hex');
+
 /** Writes the manifest, last and whole: a directory without one is no backup. */
 export async function writeManifest(dir: string, manifest: Manifest): Promise<void> {
   const draft = join(dir, `${MANIFEST}.part`);
   const file = await open(draft, 'wx', 0o600);
-  await file.writeFile(`${JSON.stringify(manifest, null, 2)}\n`);
+  const text = JSON.stringify({ ...manifest, sha256: digestOf(manifest) }, null, 2);
+  await file.writeFile(`${text}\n`);
   await file.sync();
   await file.close();
   await rename(draft, join(dir, MANIFEST));
@@ -109,21 +125,22 @@ export async function readManifest(dir: string): Promise<Manifest> {
     const why = code === 'ENOENT' ? 'it has no manifest.json, so it was not ended' : message;
     throw new CliError(`${dir} is no backup: ${why}.`, EXIT.unusable);
   });
-  const parsed = Manifest.safeParse(parse(text));
-  if (parsed.success) return parsed.data;
-  const format = (parse(text) as { format?: unknown } | null)?.format;
+  const { sha256, ...said } = parse(text) ?? {};
+  const { format } = said;
   if (typeof format === 'number' && format !== FORMAT) {
     throw new CliError(
       `This backup has format ${format}; this program reads ${FORMAT}.`,
       EXIT.unusable,
     );
   }
-  throw new CliError(`The manifest of ${dir} is damaged.`);
+  const parsed = Manifest.safeParse(said);
+  if (parsed.success && sha256 === digestOf(said)) return parsed.data;
+  throw new CliError('The backup is damaged: manifest.json.');
 }
 
-function parse(text: string): unknown {
+function parse(text: string): Record<string, unknown> | null {
   try {
-    return JSON.parse(text);
+    return JSON.parse(text) as Record<string, unknown> | null;
   } catch {
     return null;
   }

@@ -24,7 +24,11 @@ export type SpoolCopy = Readonly<{
 }>;
 
 /** Null where there is no spool: mail is held by Postfix, or none was ever held. */
-export async function openSpoolCopy(spoolDir: string, dir: string): Promise<SpoolCopy | null> {
+export async function openSpoolCopy(
+  spoolDir: string,
+  dir: string,
+  signal: AbortSignal,
+): Promise<SpoolCopy | null> {
   if ((await stat(spoolDir).catch(() => null)) === null) return null;
   const copies = join(dir, 'spool');
   await mkdir(copies, { mode: 0o700 });
@@ -35,6 +39,7 @@ export async function openSpoolCopy(spoolDir: string, dir: string): Promise<Spoo
   const isThere = async (file: string) =>
     (await stat(join(copies, file)).catch(() => null)) !== null;
   async function copy(file: string): Promise<void> {
+    signal.throwIfAborted();
     if (await isThere(file)) return;
     const entry = await copyFile(join(spoolDir, file), join(copies, file));
     // Decided and gone between the look at its directory and now.

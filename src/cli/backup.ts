@@ -1,12 +1,12 @@
-import { mkdir, readdir } from 'node:fs/promises';
+import { chmod, mkdir, readdir } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
-import type pg from 'pg';
 import { loadConfig } from '../config.ts';
-import type { Schema } from '../db/table-copies.ts';
+import type { Snapshot } from '../db/copy-session.ts';
 import {
   FORMAT,
   type Manifest,
   type TableFile,
+  type Watch,
   writeManifest,
   writePacked,
 } from './backup-files.ts';
@@ -27,7 +27,8 @@ export const backup: Command = {
     'one moment. DIR/manifest.json comes last; a directory without one is no backup. What is personal, and what',
     'is sealed, is in it as it is in the database: guard it like the database.',
     'The master key is not in it, and without that key a backup is worth nothing: keep a copy of it elsewhere.',
-    'Mail that Postfix holds is in Postfix’s queue, and not in here.',
+    'Mail that Postfix holds is in Postfix’s queue, and not in here. While a backup runs, no rebuild of a read model',
+    'can put its rows in place: it says so, and is run again.',
   ],
   parameters: ['DIR'],
   options: JSON_OPTION,
@@ -52,50 +53,55 @@ async function runBackup(given: Given, terminal: Terminal): Promise<number> {
       ? `in ${join(dataDir, 'master-key')}`
       : 'the one of MAILGUARD_MASTER_KEY';
   await say(terminal, `The master key, ${where}, is not in it: keep a copy of it elsewhere.`);
+  if (config.postfix !== null) {
+    await say(terminal, 'Mail that Postfix holds is in its own queue, and not in this backup.');
+  }
   return EXIT.done;
 }
 
 async function makeEmpty(dir: string): Promise<void> {
-  await mkdir(dir, { recursive: true, mode: 0o700 });
-  if ((await readdir(dir)).length > 0) {
-    throw new CliError(
-      `${dir} is not empty; a backup takes a directory of its own.`,
-      EXIT.unusable,
-    );
+  const refused = (why: string) => new CliError(`${dir} ${why}`, EXIT.unusable);
+  try {
+    await mkdir(dir, { recursive: true, mode: 0o700 });
+    if ((await readdir(dir)).length > 0) {
+      throw refused('is not empty; a backup takes a directory of its own.');
+    }
+    await chmod(dir, 0o700);
+    await mkdir(join(dir, 'tables'), { mode: 0o700 });
+  } catch (error) {
+    throw 'syscall' in (error as Error) ? refused(`cannot be used: ${messageOf(error)}.`) : error;
   }
-  await mkdir(join(dir, 'tables'), { mode: 0o700 });
 }
+
+const messageOf = (error: unknown): string =>
+  error instanceof Error ? error.message : String(error);
 
 type Work = Readonly<{ joined: Joined; dir: string; spoolDir: string; terminal: Terminal }>;
 
 /** What a backup in the making works with. */
-type Run = Readonly<{
-  dir: string;
-  spool: SpoolCopy | null;
-  terminal: Terminal;
-  onRows: (rows: number) => void;
-}>;
+type Run = Readonly<{ dir: string; spool: SpoolCopy | null; terminal: Terminal; watch: Watch }>;
 
 async function writeBackup({ joined, dir, spoolDir, terminal }: Work): Promise<Manifest> {
   const progress = startProgress(terminal, 'Copying rows');
+  const { signal } = terminal;
   let rows = 0;
   const onRows = (more: number) => {
-    terminal.signal.throwIfAborted();
     rows += more;
     progress.update(rows, null);
   };
-  const run: Run = { dir, spool: await openSpoolCopy(spoolDir, dir), terminal, onRows };
+  const spool = await openSpoolCopy(spoolDir, dir, signal);
+  const run: Run = { dir, spool, terminal, watch: { signal, onRows } };
   // What is held when the database is looked at was in the spool before, or comes in the second pass; a file never
   // changes. So both passes together have all of them, but for what is decided in the moment between.
-  await run.spool?.pass();
+  await spool?.pass();
   try {
-    const { log, rest } = await copyDatabases(joined, run);
+    const copied = await copyDatabases(joined, run);
     const manifest: Manifest = {
       format: FORMAT,
       product: productVersion(),
       made_at: new Date().toISOString(),
-      ...{ log: log.state, ...rest, tables: [...log.tables, ...rest.tables] },
-      spool: (await run.spool?.end()) ?? null,
+      ...copied,
+      spool: (await spool?.end()) ?? null,
     };
     await writeManifest(dir, manifest);
     return manifest;
@@ -105,41 +111,45 @@ async function writeBackup({ joined, dir, spoolDir, terminal }: Work): Promise<M
 }
 
 /**
- * Log and read models at one moment. Where they are in two databases the log comes first: whoever is in it has credentials
- * in what is looked at later, and read models that are ahead of it are folded anew at the next start.
+ * Log and read models at one moment. Where they are in two databases the log is seen first, and the other at once after
+ * it: whoever is in the log has credentials, and what is ahead of it is taken back by the restore and the next start.
  */
 async function copyDatabases({ url, logUrl }: Joined, run: Run) {
-  const isOne = url === logUrl;
-  const { log, rest } = await inSnapshot(logUrl, async (db) => {
-    if (isOne) await run.spool?.pass();
-    return { log: await copyLog(db, run), rest: isOne ? await copyRest(db, run) : null };
-  });
-  if (rest !== null) return { log, rest };
-  const other = await inSnapshot(url, async (db) => {
-    await run.spool?.pass();
-    return copyRest(db, run);
-  });
-  return { log, rest: other };
+  const { inSnapshot } = await import('../db/copy-session.ts');
+  return inSnapshot(logUrl, (log) =>
+    url === logUrl
+      ? copySnapshots({ log, rest: log }, run)
+      : inSnapshot(url, (rest) => copySnapshots({ log, rest }, run)),
+  );
 }
 
-async function copyLog(db: pg.Client, run: Run) {
-  const { readLogState } = await import('../db/table-copies.ts');
-  return { state: await readLogState(db), tables: await copySchema(db, 'eventlog', run) };
-}
-
-async function copyRest(db: pg.Client, run: Run) {
-  const { listMigrations, listSequences, readFingerprint } = await import('../db/table-copies.ts');
-  await tellMissing(db, run);
+async function copySnapshots(
+  { log, rest }: Readonly<{ log: Snapshot; rest: Snapshot }>,
+  run: Run,
+): Promise<Omit<Manifest, 'format' | 'product' | 'made_at' | 'spool'>> {
+  const { listMigrations, listSequences, readFingerprint, readLogState, readServerVersion } =
+    await import('../db/table-copies.ts');
+  await run.spool?.pass();
+  await tellMissing(rest, run);
+  const migrations = await listMigrations(rest.db);
+  if ((await listMigrations(log.db)).join() !== migrations.join()) {
+    throw new CliError('Log and read models are of two releases: start the gateway once.');
+  }
   return {
-    migrations: [...(await listMigrations(db))],
-    key_fingerprint: await readFingerprint(db),
-    tables: await copySchema(db, 'public', run),
-    sequences: [...(await listSequences(db))],
+    postgres: await readServerVersion(rest.db),
+    migrations: [...migrations],
+    log: await readLogState(log.db),
+    key_fingerprint: await readFingerprint(rest.db),
+    tables: [
+      ...(await copySchema(log, 'eventlog', run)),
+      ...(await copySchema(rest, 'public', run)),
+    ],
+    sequences: [...(await listSequences(rest.db))],
   };
 }
 
 /** Says how many messages were decided while the backup ran, so that it lists them without their bytes. */
-async function tellMissing(db: pg.Client, { spool, terminal }: Run): Promise<void> {
+async function tellMissing({ db }: Snapshot, { spool, terminal }: Run): Promise<void> {
   if (spool === null) return;
   const { listSpooled } = await import('../db/table-copies.ts');
   let missing = 0;
@@ -154,38 +164,21 @@ async function tellMissing(db: pg.Client, { spool, terminal }: Run): Promise<voi
   );
 }
 
-async function copySchema(db: pg.Client, schema: Schema, run: Run): Promise<TableFile[]> {
-  const { copyOut, listTables } = await import('../db/table-copies.ts');
+async function copySchema(
+  { db, tables }: Snapshot,
+  schema: TableFile['schema'],
+  { dir, watch }: Run,
+): Promise<TableFile[]> {
+  const { copyOut } = await import('../db/table-copies.ts');
   const files: TableFile[] = [];
-  for (const table of await listTables(db, schema)) {
+  for (const table of tables) {
+    if (table.schema !== schema) continue;
     const file = `tables/${schema}.${table.name}.copy.gz`;
-    const measured = await writePacked(copyOut(db, table), join(run.dir, file));
-    files.push({
-      schema,
-      name: table.name,
-      columns: [...table.columns],
-      partitions: [...table.partitions],
-      file,
-      ...measured,
-    });
-    run.onRows(measured.rows);
+    const measured = await writePacked(copyOut(db, table), join(dir, file), watch);
+    const [columns, partitions] = [[...table.columns], [...table.partitions]];
+    files.push({ schema, name: table.name, columns, partitions, file, ...measured });
   }
   return files;
-}
-
-/** Everything that `work` reads is as it was at one moment, and nothing can be changed. */
-async function inSnapshot<T>(url: string, work: (db: pg.Client) => Promise<T>): Promise<T> {
-  const { openClient } = await import('../db/pool.ts');
-  const db = openClient({ url, role: null, statementTimeoutMs: 0 });
-  await db.connect();
-  try {
-    await db.query('begin isolation level repeatable read read only');
-    // The first statement is what takes the snapshot.
-    await db.query('select 1');
-    return await work(db);
-  } finally {
-    await db.end();
-  }
 }
 
 const rowsOf = ({ tables }: Manifest): number => tables.reduce((sum, { rows }) => sum + rows, 0);
@@ -201,5 +194,5 @@ const summaryOf = (manifest: Manifest) => ({
 });
 
 const describe = (dir: string, manifest: Manifest): string =>
-  `${dir}: the log up to position ${manifest.log.head}, ${counted(rowsOf(manifest), 'row')} of ` +
+  `${dir}: the log up to position ${manifest.log.head} (epoch ${manifest.log.epoch}), ${counted(rowsOf(manifest), 'row')} of ` +
   `${count(manifest.tables.length)} tables, ${counted(manifest.spool?.messages ?? 0, 'held message')}.\n`;

@@ -1,13 +1,14 @@
+import { readFile } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import type pg from 'pg';
 import { type Config, loadConfig } from '../config.ts';
 import type { Database } from '../db/open.ts';
-import { type Manifest, readManifest, readPacked } from './backup-files.ts';
+import { type Manifest, readManifest, readPacked, type TableFile } from './backup-files.ts';
 import { restoreSpool, verifySpool } from './backup-spool.ts';
 import { CliError, type Command, EXIT, type Given, JSON_OPTION } from './command.ts';
 import { JOINER } from './help.ts';
 import { counted, startProgress } from './progress.ts';
-import { dataDirOf, readSecretFile } from './server-of.ts';
+import { dataDirOf } from './server-of.ts';
 import { print, printJson, say, type Terminal } from './terminal.ts';
 
 export const restore: Command = {
@@ -35,11 +36,13 @@ async function runRestore(given: Given, terminal: Terminal): Promise<number> {
   const config = loadConfig(terminal.env);
   const dir = resolve(given.parameters[0] ?? '');
   const manifest = await readManifest(dir);
+  const { log, made_at: madeAt, spool } = manifest;
   await requireMasterKey(config, manifest);
+  await requireOurs(manifest);
   await verify(dir, manifest, terminal);
   const epoch = await restoreAll({ config, dir, manifest, terminal });
-  const { head } = manifest.log;
-  const messages = manifest.spool?.messages ?? 0;
+  const { head } = log;
+  const messages = spool?.messages ?? 0;
   if (given.has('json')) await printJson(terminal.stdout, { head, epoch, messages });
   else {
     const text = `Restored: the log up to position ${head}, ${counted(messages, 'held message')}.\n`;
@@ -47,34 +50,62 @@ async function runRestore(given: Given, terminal: Terminal): Promise<number> {
   }
   await say(
     terminal,
-    `The log is in epoch ${epoch}; what was erased after ${manifest.made_at} is back.`,
+    `The log is in epoch ${epoch}: cursors of before are refused; a SIEM starts anew, with after= and the\n` +
+      'last position it has. Webhooks may be sent again what they had, under the same webhook-id.\n' +
+      `What was erased after ${madeAt} is back, and must be erased again.`,
   );
   return EXIT.done;
 }
 
-/** Verifiers, cursors and sealed secrets are worth nothing under another key. */
-async function requireMasterKey(config: Config, manifest: Manifest): Promise<void> {
+/** Verifiers, cursors and sealed secrets are worth nothing under another key, so none is made here. */
+async function requireMasterKey(config: Config, { key_fingerprint }: Manifest): Promise<void> {
+  if (key_fingerprint === null) return;
   const { deriveSecrets } = await import('../secrets.ts');
-  const text = () => readSecretFile(config, 'master-key', 'MAILGUARD_MASTER_KEY');
-  const key = config.masterKey ?? Buffer.from(text(), 'hex');
-  const isOurs = key.length === 32 && deriveSecrets(key).fingerprint.toString('hex');
-  if (manifest.key_fingerprint === null || isOurs === manifest.key_fingerprint) return;
-  throw new CliError('The master key is not the one of this backup.', EXIT.unusable);
+  const file = join(dataDirOf(config), 'master-key');
+  const key = config.masterKey ?? Buffer.from(await readKey(file), 'hex');
+  const found = key.length === 32 ? deriveSecrets(key).fingerprint.toString('hex') : null;
+  if (found === key_fingerprint) return;
+  throw new CliError(
+    `The master key (${config.masterKey === null ? file : 'MAILGUARD_MASTER_KEY'}) is not the one of this backup.`,
+    EXIT.unusable,
+  );
+}
+
+const readKey = (file: string): Promise<string> =>
+  readFile(file, 'utf8').then(
+    (text) => text.trim(),
+    () => {
+      throw new CliError(
+        `There is no ${file} that can be read: put the master key of this backup there first, or set ` +
+          'MAILGUARD_MASTER_KEY to it.',
+        EXIT.unusable,
+      );
+    },
+  );
+
+/** What an older release made is filled in as it was, and brought to this release's schema then. */
+async function requireOurs({ migrations, product }: Manifest): Promise<void> {
+  const { listOwnMigrations } = await import('../db/migrate.ts');
+  const ours = await listOwnMigrations();
+  if (migrations.every((name, n) => ours[n] === name)) return;
+  throw new CliError(
+    `The backup has the migrations up to ${migrations.at(-1)}, this program those up to ${ours.at(-1)}: restore ` +
+      `it with the release that made it, ${product}, or a later one.`,
+    EXIT.unusable,
+  );
 }
 
 async function verify(dir: string, manifest: Manifest, terminal: Terminal): Promise<void> {
-  const progress = startProgress(terminal, 'Checking rows');
-  let done = 0;
+  const { progress, onRows } = startCount(terminal, 'Checking rows', manifest.tables);
+  const { signal } = terminal;
   try {
     for (const table of manifest.tables) {
-      terminal.signal.throwIfAborted();
       const { file, rows, sha256 } = table;
-      const found = await readPacked(join(dir, file), null).catch(() => null);
+      const found = await readPacked(join(dir, file), null, { signal, onRows }).catch(() => null);
+      signal.throwIfAborted();
       if (found?.sha256 !== sha256 || found.rows !== rows) {
         throw new CliError(`The backup is damaged: ${file}.`);
       }
-      done += rows;
-      progress.update(done, null);
     }
     await verifySpool(dir, manifest.spool);
   } finally {
@@ -82,112 +113,141 @@ async function verify(dir: string, manifest: Manifest, terminal: Terminal): Prom
   }
 }
 
+function startCount(terminal: Terminal, what: string, tables: readonly TableFile[]) {
+  const progress = startProgress(terminal, what);
+  const total = tables.reduce((sum, { rows }) => sum + rows, 0);
+  let done = 0;
+  const onRows = (more: number) => {
+    done += more;
+    progress.update(done, total);
+  };
+  return { progress, onRows };
+}
+
 type Work = Readonly<{ config: Config; dir: string; manifest: Manifest; terminal: Terminal }>;
 
 /** Mail first, whose files nobody asks for until the database names them; the log's commit is the end. */
 async function restoreAll(work: Work): Promise<number> {
-  const { config, dir, manifest } = work;
+  const { config, dir, manifest, terminal } = work;
+  const [{ migrate }, { inTransaction }] = await Promise.all([
+    import('../db/migrate.ts'),
+    import('../db/copy-session.ts'),
+  ]);
   const dataDir = dataDirOf(config);
-  const database = await openEmpty(config, dataDir);
+  const database = await openEmpty(work, dataDir);
+  const { url } = database;
+  const logUrl = config.eventlogUrl ?? url;
+  const isOne = logUrl === url;
   try {
-    const logUrl = config.eventlogUrl ?? database.url;
-    if (logUrl !== database.url) {
-      const { migrate } = await import('../db/migrate.ts');
-      await migrate(logUrl);
-    }
-    await requireEmpty(database.url, logUrl, manifest);
+    if (!isOne) await migrate(logUrl, manifest.migrations.length);
     if (manifest.spool !== null) {
-      await restoreSpool(dir, join(dataDir, 'spool'), () => work.terminal.signal.throwIfAborted());
+      await restoreSpool(dir, join(dataDir, 'spool'), () => terminal.signal.throwIfAborted());
     }
-    const isOne = logUrl === database.url;
-    if (!isOne) await inTransaction(database.url, (db) => fillRest(db, work));
-    return await inTransaction(logUrl, async (db) => {
+    if (!isOne) await inTransaction(url, (db) => fillRest(db, work));
+    const epoch = await inTransaction(logUrl, async (db) => {
       if (isOne) await fillRest(db, work);
       return fillLog(db, work);
     });
+    await migrate(url);
+    if (!isOne) await migrate(logUrl);
+    return epoch;
   } finally {
     await database.close();
   }
 }
 
-/** The database of the settings with the lock of `serve`, migrated; it is made where there is none. */
-async function openEmpty(config: Config, dataDir: string): Promise<Database> {
+/** The empty database of the settings, as the backup's release made it, with the lock of `serve`. */
+async function openEmpty({ config, manifest }: Work, dataDir: string): Promise<Database> {
   const [{ AlreadyRunningError, openDatabase }, { prepareDataDir }, { createLogger }] =
     await Promise.all([import('../db/open.ts'), import('../data-dir.ts'), import('../logger.ts')]);
   await prepareDataDir(config);
   const logger = createLogger('silent');
   const onUsurped = () => undefined;
+  // Looked at before any migration: a database that was named by mistake stays as it is.
+  const beforeMigrating = async (url: string) => {
+    for (const one of new Set([url, config.eventlogUrl ?? url])) await requireEmpty(one, manifest);
+  };
+  const migrations = manifest.migrations.length;
+  const options = { url: config.databaseUrl, dataDir, logger, onUsurped };
   try {
-    return await openDatabase({ url: config.databaseUrl, dataDir, logger, onUsurped });
+    return await openDatabase({ ...options, beforeMigrating, migrations });
   } catch (error) {
+    if (error instanceof CliError) throw error;
     const isTaken = error instanceof AlreadyRunningError;
     const why = error instanceof Error ? error.message : String(error);
     throw new CliError(isTaken ? why : `The database cannot be used. ${why}`, EXIT.unusable);
   }
 }
 
-async function requireEmpty(url: string, logUrl: string, { migrations }: Manifest): Promise<void> {
-  const { listMigrations, readLogState } = await import('../db/table-copies.ts');
-  const head = await inTransaction(logUrl, async (db) => (await readLogState(db)).head);
-  if (head !== '0') {
+async function requireEmpty(url: string, { migrations }: Manifest): Promise<void> {
+  const { isThere, listMigrations, readLogState } = await import('../db/table-copies.ts');
+  const { inTransaction } = await import('../db/copy-session.ts');
+  await inTransaction(url, async (db) => {
+    const isMade = await isThere(db, { schema: 'eventlog', name: 'events' });
+    const head = isMade ? (await readLogState(db)).head : '0';
+    if (head !== '0') {
+      throw new CliError(
+        `This installation is not empty: its log has ${head} events.`,
+        EXIT.unusable,
+      );
+    }
+    const found = await listMigrations(db);
+    if (found.every((name, n) => migrations[n] === name)) return;
     throw new CliError(
-      `This installation is not empty: its log has ${head} events.`,
+      `This database is of a later release than the backup (${found.at(-1)}): name a new one.`,
       EXIT.unusable,
     );
-  }
-  const ours = await inTransaction(url, listMigrations);
-  if (ours.join() === migrations.join()) return;
-  throw new CliError(
-    `The backup has the migrations up to ${migrations.at(-1)}, this program those up to ${ours.at(-1)}: restore it ` +
-      'with the version that made it, and upgrade then.',
-    EXIT.unusable,
-  );
+  });
 }
 
 async function fillRest(db: pg.Client, work: Work): Promise<void> {
-  const { setSequence } = await import('../db/table-copies.ts');
+  const { setSequence, takeWebhooksBack } = await import('../db/table-copies.ts');
   await fillSchema(db, 'public', work);
   for (const sequence of work.manifest.sequences) await setSequence(db, sequence);
+  await takeWebhooksBack(db, work.manifest.log.head);
 }
 
 async function fillLog(db: pg.Client, work: Work): Promise<number> {
-  const { beginEpoch } = await import('../db/table-copies.ts');
+  const { beginEpoch, readLogState } = await import('../db/table-copies.ts');
   await fillSchema(db, 'eventlog', work);
+  const { head } = await readLogState(db);
+  if (head !== work.manifest.log.head) throw new CliError(`The log ends at ${head}.`);
   return beginEpoch(db);
 }
 
 async function fillSchema(db: pg.Client, schema: string, work: Work): Promise<void> {
-  const { copyIn, prepareTable } = await import('../db/table-copies.ts');
-  const { dir, manifest, terminal } = work;
-  const progress = startProgress(terminal, 'Restoring rows');
-  const tables = manifest.tables.filter((table) => table.schema === schema);
-  let done = 0;
+  const { analyze, copyIn, prepareTable } = await import('../db/table-copies.ts');
+  const { dir, terminal } = work;
+  const tables = await ownTables(db, schema, work);
+  const { progress, onRows } = startCount(terminal, 'Restoring rows', tables);
+  const { signal } = terminal;
   try {
     // What refers to others stands behind them, and is emptied before them.
     for (const table of tables.toReversed()) await prepareTable(db, table);
     for (const table of tables) {
-      terminal.signal.throwIfAborted();
-      const { rows, sha256 } = await readPacked(join(dir, table.file), copyIn(db, table));
-      if (sha256 !== table.sha256) throw new CliError(`${table.file} has changed meanwhile.`);
-      done += rows;
-      progress.update(done, null);
+      const found = await readPacked(join(dir, table.file), copyIn(db, table), { signal, onRows });
+      if (found.sha256 !== table.sha256) {
+        throw new CliError(`${table.file} has changed meanwhile.`);
+      }
+      await analyze(db, table);
     }
   } finally {
     progress.end();
   }
 }
 
-async function inTransaction<T>(url: string, work: (db: pg.Client) => Promise<T>): Promise<T> {
-  const { openClient } = await import('../db/pool.ts');
-  const db = openClient({ url, role: null, statementTimeoutMs: 0 });
-  await db.connect();
-  try {
-    await db.query('begin');
-    const result = await work(db);
-    await db.query('commit');
-    return result;
-  } finally {
-    // Without a commit the end of the session takes everything back.
-    await db.end();
+/** A table that these migrations do not make was somebody else's, in our schema; it is named, and left out. */
+async function ownTables(
+  db: pg.Client,
+  schema: string,
+  { manifest, terminal }: Work,
+): Promise<readonly TableFile[]> {
+  const { isThere } = await import('../db/table-copies.ts');
+  const own: TableFile[] = [];
+  for (const table of manifest.tables) {
+    if (table.schema !== schema) continue;
+    if (await isThere(db, table)) own.push(table);
+    else await say(terminal, `${table.name}: no table of this program, left out.`);
   }
+  return own;
 }

@@ -1,23 +1,37 @@
+import { readdir } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { runner } from 'node-pg-migrate';
 import { openClient } from './pool.ts';
+import { listMigrations } from './table-copies.ts';
 
 const MIGRATIONS = fileURLToPath(new URL('migrations', import.meta.url));
 
+/** The names of this release's migrations, in their order. */
+export async function listOwnMigrations(): Promise<readonly string[]> {
+  const files = await readdir(MIGRATIONS);
+  return files
+    .filter((file) => file.endsWith('.sql'))
+    .map((file) => file.slice(0, -'.sql'.length))
+    .sort();
+}
+
 /**
  * Brings a database to this release's schema, once, as the URL's own role; a second process waits
- * for the first. Returns how many migrations ran.
+ * for the first. With `total` only the first so many migrations are run, those that it has been through included.
+ * Returns how many ran.
  */
-export async function migrate(url: string): Promise<number> {
+export async function migrate(url: string, total = Number.POSITIVE_INFINITY): Promise<number> {
   const client = openClient({ url, role: null, statementTimeoutMs: 0 });
   await client.connect();
   try {
+    const count = total - (await listMigrations(client)).length;
+    if (count <= 0) return 0;
     const done = await runner({
       dbClient: client,
       dir: MIGRATIONS,
       direction: 'up',
       migrationsTable: 'schema_migrations',
-      count: Number.POSITIVE_INFINITY,
+      count,
       singleTransaction: false,
       checkOrder: true,
       log: () => undefined,

@@ -37,6 +37,10 @@ type Options = Readonly<{
   logger: Logger;
   /** The lock was lost to another gateway: this one must stop at once. */
   onUsurped: () => void;
+  /** Is awaited with the lock held, and nothing changed yet; what it throws ends the opening. */
+  beforeMigrating?: (url: string) => Promise<void>;
+  /** The first so many migrations alone, for what another release made. */
+  migrations?: number;
 }>;
 
 /**
@@ -49,7 +53,8 @@ export async function openDatabase(options: Options): Promise<Database> {
   const url = options.url ?? embedded?.url ?? '';
   const lock = await holdServeLock(url, embedded, options);
   try {
-    const migrations = await migrate(url);
+    await options.beforeMigrating?.(url);
+    const migrations = await migrate(url, options.migrations);
     if (migrations > 0) logger.info({ migrations }, 'database migrated');
     const { role, warnings } = await inspect(url);
     const pool = openPool({ url, size: POOL_SIZE, role });

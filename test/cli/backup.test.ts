@@ -1,9 +1,10 @@
 import { spawn } from 'node:child_process';
-import { randomBytes } from 'node:crypto';
+import { createHash, randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import {
   cpSync,
   existsSync,
+  mkdirSync,
   readdirSync,
   readFileSync,
   rmSync,
@@ -74,6 +75,15 @@ async function makeTarget(masterKey = t.gateway.context.config.masterKey) {
   return { database, dataDir, env, headOf };
 }
 
+/** Changes the manifest of a copy as if a program had written it so. */
+function rewrite(place: string, change: (manifest: { migrations: string[] }) => void) {
+  const file = join(place, 'manifest.json');
+  const { sha256: _, ...manifest } = JSON.parse(readFileSync(file, 'utf8'));
+  change(manifest);
+  const sha256 = createHash('sha256').update(JSON.stringify(manifest)).digest('hex');
+  writeFileSync(file, JSON.stringify({ ...manifest, sha256 }));
+}
+
 const exportOf = async (gateway: TestGateway) =>
   (await gateway.send('GET', '/audit/logs?form=evidence', { headers: NDJSON })).text
     .trimEnd()
@@ -118,6 +128,21 @@ describe('backup', () => {
     expect(stderr).toContain(`${made} is not empty`);
   });
 
+  it('is refused where a file is', async () => {
+    const file = fresh('file');
+    writeFileSync(file, 'mine');
+    const { code, stderr } = await mailguard(['backup', file], { env: joinerOf(t) });
+    expect([code, stderr]).toEqual([2, expect.stringContaining(`${file} cannot be used`)]);
+    expect(readFileSync(file, 'utf8')).toBe('mine');
+  });
+
+  it('closes an empty directory that was open to others', async () => {
+    const place = fresh('open');
+    mkdirSync(place, { mode: 0o755 });
+    expect((await mailguard(['backup', place], { env: joinerOf(t) })).code).toBe(0);
+    expect(statSync(place).mode & 0o777).toBe(0o700);
+  });
+
   it('is one moment, however much is appended meanwhile', async () => {
     const place = fresh('backup');
     let isOver = false;
@@ -149,7 +174,8 @@ describe('restore', () => {
     const cursor = (await t.send('GET', '/audit/logs?limit=1')).headers.get('x-next-cursor');
     const { code, stdout, stderr } = await mailguard(['restore', made, '--json'], { env });
     expect([code, JSON.parse(stdout)]).toMatchObject([0, { messages: 1 }]);
-    expect(stderr).toMatch(/The log is in epoch \d+/);
+    expect(stderr).toMatch(/The log is in epoch \d+: cursors of before are refused/);
+    expect(stderr).toMatch(/same webhook-id.\nWhat was erased after .* must be erased again/);
     const restored = await startTestGateway({
       database,
       dataDir,
@@ -212,6 +238,20 @@ describe('restore', () => {
       },
       'spool/',
     ],
+    [
+      'a message gone',
+      (place) => rmSync(join(place, 'spool', held.id.slice(-2), `${held.id}.eml`)),
+      'spool/',
+    ],
+    [
+      'a digit of the manifest changed',
+      (place) => {
+        const file = join(place, 'manifest.json');
+        const text = readFileSync(file, 'utf8');
+        writeFileSync(file, text.replace(/"last": "(\d+)"/, '"last": "1$1"'));
+      },
+      'manifest.json',
+    ],
     ['the list of messages gone', (place) => rmSync(join(place, 'spool.jsonl')), 'spool.jsonl'],
     [
       'a manifest that is none',
@@ -229,7 +269,7 @@ describe('restore', () => {
     const { rows } = await database.pool.query(
       "select to_regclass('eventlog.events') is not null as made",
     );
-    if (rows[0].made) expect(await headOf()).toBe(0);
+    expect(rows[0].made && (await headOf())).toBe(0);
     expect(existsSync(join(dataDir, 'spool'))).toBe(false);
   });
 
@@ -251,21 +291,28 @@ describe('restore', () => {
       'master key',
     ],
     [
+      'no master key',
+      async () => {
+        const target = await makeTarget();
+        return [made, { ...target, env: { ...target.env, MAILGUARD_MASTER_KEY: '' } }] as const;
+      },
+      'put the master key of this backup there first',
+    ],
+    [
       'other migrations',
       async () => {
         const place = fresh('newer');
         cpSync(made, place, { recursive: true });
-        const manifest = JSON.parse(readFileSync(join(place, 'manifest.json'), 'utf8'));
-        manifest.migrations.push('9999_later');
-        writeFileSync(join(place, 'manifest.json'), JSON.stringify(manifest));
+        rewrite(place, ({ migrations }) => migrations.push('9999_later'));
         return [place, await makeTarget()] as const;
       },
       '9999_later',
     ],
   ])('is 2: %s', async (_, make, named) => {
-    const [place, { env }] = await make();
+    const [place, { env, dataDir, headOf }] = await make();
     const { code, stderr } = await mailguard(['restore', place], { env });
     expect([code, stderr]).toEqual([2, expect.stringContaining(named)]);
+    expect([await headOf(), existsSync(dataDir)]).toEqual([0, false]);
   });
 
   it('is run again after a kill, and then whole', async () => {
