@@ -148,19 +148,22 @@ async function copySnapshots(
   };
 }
 
-/** Says how many messages were decided while the backup ran, so that it lists them without their bytes. */
+/**
+ * Says how many messages were decided while the backup ran, so that it lists them without their bytes. Where there is no
+ * spool for any of them, another data directory was named than the gateway's, and all of its mail would be left out.
+ */
 async function tellMissing({ db }: Snapshot, { spool, terminal }: Run): Promise<void> {
-  if (spool === null) return;
   const { listSpooled } = await import('../db/table-copies.ts');
   let missing = 0;
   for await (const ids of listSpooled(db)) {
-    for (const id of ids) if (!(await spool.has(id))) missing += 1;
+    for (const id of ids) if ((await spool?.has(id)) !== true) missing += 1;
   }
   if (missing === 0) return;
-  const noun = counted(missing, 'message');
-  await say(
-    terminal,
-    `${noun}: held in the database, but not in the spool (decided meanwhile, or lost).`,
+  const held = `${counted(missing, 'message')}: held in the database, but not in the spool`;
+  if (spool !== null) return say(terminal, `${held} (decided meanwhile, or lost).`);
+  throw new CliError(
+    `${held}. Set MAILGUARD_DATA_DIR to the data directory of the gateway.`,
+    EXIT.unusable,
   );
 }
 

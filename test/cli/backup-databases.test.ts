@@ -168,7 +168,7 @@ describe('log and read models in two databases', () => {
 });
 
 describe('a restore that is interrupted', () => {
-  it('is 130, and leaves nothing in the database', async () => {
+  it('keeps others out until then, is 130, and leaves nothing in the database', async () => {
     const [source, target] = [await makeDatabase(), await makeDatabase()];
     const log = await source.openLog();
     const events = Array.from({ length: 500 }, () =>
@@ -188,6 +188,9 @@ describe('a restore that is interrupted', () => {
     const isWaiting = async () =>
       (await blocker.query('select from pg_locks where not granted')).rows.length > 0;
     while (!(await isWaiting())) await new Promise((resolve) => setTimeout(resolve, 10));
+    // It has the lock of `serve`, which neither a gateway nor a second restore can take.
+    const beside = await mailguard(['restore', place], { env: settingsOf(target, 'i2') });
+    expect([beside.code, beside.stderr]).toEqual([2, expect.stringContaining('Another gateway')]);
     interrupting.abort();
     const { code } = await running;
     await blocker.end();

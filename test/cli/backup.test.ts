@@ -136,6 +136,20 @@ describe('backup', () => {
     expect(readFileSync(file, 'utf8')).toBe('mine');
   });
 
+  it('is refused with another data directory than the gateway’s, which would leave its mail out', async () => {
+    const env = { ...joinerOf(t), MAILGUARD_DATA_DIR: fresh('elsewhere') };
+    const place = fresh('backup');
+    const { code, stderr } = await mailguard(['backup', place], { env });
+    expect([code, stderr]).toEqual([2, expect.stringContaining('1 message: held in the database')]);
+    expect(existsSync(join(place, 'manifest.json'))).toBe(false);
+  });
+
+  it('says where Postfix is the one who holds mail', async () => {
+    const env = { ...joinerOf(t), MAILGUARD_QUARANTINE_STORE: 'postfix' };
+    const { code, stderr } = await mailguard(['backup', fresh('postfix')], { env });
+    expect([code, stderr]).toEqual([0, expect.stringContaining('Postfix holds is in its own')]);
+  });
+
   it('closes an empty directory that was open to others', async () => {
     const place = fresh('open');
     mkdirSync(place, { mode: 0o755 });
