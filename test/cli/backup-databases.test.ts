@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import pg from 'pg';
 import { afterAll, describe, expect, it } from 'vitest';
-import { listOwnMigrations } from '../../src/db/migrate.ts';
+import { listOwnMigrations, migrate } from '../../src/db/migrate.ts';
 import { openClient } from '../../src/db/pool.ts';
 import { listMigrations } from '../../src/db/table-copies.ts';
 import { asAdmin, createDatabase, type TestDatabase } from '../support/database.ts';
@@ -55,17 +55,11 @@ const settingsOf = (database: TestDatabase, name: string) => ({
 describe('a backup of what an older release made', () => {
   /** As the release before the last migration had it. */
   async function makeOlder(): Promise<TestDatabase> {
-    const database = await makeDatabase();
+    const database = await makeBare();
+    await migrate(database.url, (await listOwnMigrations()).length - 1);
     const log = await database.openLog();
     const events = [anEvent(), anEvent()];
     await log.append({ stream: 'test-1', expected: 'none', events });
-    await asAdmin(
-      database.url,
-      `drop table projection_copies;
-       drop function projection_schema, require_own_table, add_projection_copy, analyze_projection_copy,
-         swap_projection_copy, drop_projection_copy;
-       delete from schema_migrations where name like '0007%'`,
-    );
     return database;
   }
 
