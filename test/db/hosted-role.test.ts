@@ -1,4 +1,5 @@
 import { randomBytes } from 'node:crypto';
+import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { issueApiKey } from '../../src/secrets.ts';
 import { mailguard } from '../cli/support.ts';
@@ -91,5 +92,29 @@ describe('a database whose owner is no superuser', () => {
     // Since PostgreSQL 16 a member need not be allowed to become what it is a member of.
     await asAdmin(serverUrl, 'grant mailguard_app to neighbour with inherit true, set false');
     expect(await serveOn(url)).toEqual(expected);
+  });
+
+  it('is backed up by its owner, and restored into another one', async () => {
+    await makeRole('keeper', 'nocreaterole');
+    const [source, target] = [
+      await giveDatabase('keeper_source', 'keeper'),
+      await giveDatabase('keeper_target', 'keeper'),
+    ];
+    await serveOn(source);
+    const home = await makeTemporary();
+    const env = {
+      MAILGUARD_DATA_DIR: join(home, 'data'),
+      MAILGUARD_MASTER_KEY: secrets.masterKey.toString('hex'),
+    };
+    const place = join(home, 'backup');
+    const made = await mailguard(['backup', place], {
+      env: { ...env, MAILGUARD_DATABASE_URL: source },
+    });
+    expect([made.code, made.stderr]).toEqual([0, expect.any(String)]);
+    const { code, stderr } = await mailguard(['restore', place], {
+      env: { ...env, MAILGUARD_DATABASE_URL: target },
+    });
+    expect([code, stderr]).toEqual([0, expect.any(String)]);
+    expect(await serveOn(target)).toMatchObject(served);
   });
 });
