@@ -1,5 +1,6 @@
 import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
+import { Ajv2020 } from 'ajv/dist/2020.js';
 import { describe, expect, it } from 'vitest';
 import { parse } from 'yaml';
 import { openapiJson, openapiYaml } from '../src/api/openapi.ts';
@@ -35,6 +36,65 @@ describe('openapi.yaml', () => {
       for (const body of Object.values<any>(operation.requestBody.content))
         expect(body.example, operation.operationId).toBeDefined();
     }
+  });
+
+  it('demands all three members of every envelope', () => {
+    const { paths, components } = parse(committed) as { paths: any; components: any };
+    const envelopes = Object.values<any>(paths)
+      .flatMap((operations) => Object.values<any>(operations))
+      .filter(({ operationId }) => operationId !== 'openapiJson')
+      .flatMap(({ responses }) => Object.values<any>(responses))
+      .flatMap(({ content }) => content?.['application/json']?.schema ?? [])
+      .map((schema) => (schema.$ref === undefined ? schema : components.schemas.Refusal));
+    expect(envelopes.length).toBeGreaterThan(routes.length);
+    const demanded = new Set(envelopes.map(({ required }) => required.join()));
+    expect([...demanded]).toEqual(['data,error,message']);
+  });
+
+  describe('says where null is', () => {
+    const ajv = new Ajv2020({ strict: false, validateSchema: false, logger: false });
+    ajv.addSchema(parse(committed), 'contract');
+    const takes = (steps: readonly string[], value: unknown): boolean => {
+      const names = steps.map((step) => step.replaceAll('~', '~0').replaceAll('/', '~1'));
+      const pointer = names.map((name) => `/${encodeURIComponent(name)}`).join('');
+      return ajv.compile({ $ref: `contract#${pointer}` })(value);
+    };
+    const operationOf = ({ path, method, atRoot }: (typeof routes)[number]): string[] => [
+      'paths',
+      atRoot ? path : BASE_PATH + path,
+      method,
+    ];
+    const JSON_SCHEMA = ['content', 'application/json', 'schema'];
+
+    it('in each member of a body', () => {
+      const differing = routes.flatMap((route) => {
+        const shape = (route.body as { shape?: Record<string, any> } | undefined)?.shape ?? {};
+        const at = [...operationOf(route), 'requestBody', ...JSON_SCHEMA, 'properties'];
+        return Object.entries(shape)
+          .filter(([name, schema]) => schema.safeParse(null).success !== takes([...at, name], null))
+          .map(([name]) => `${route.id} ${name}`);
+      });
+      expect(differing).toEqual([]);
+    });
+
+    it('in the data of each answer', () => {
+      const answersOf = ({ responses }: any) =>
+        Object.keys(responses).filter((status) => /^2/.test(status));
+      const { paths } = parse(committed) as { paths: any };
+      const differing = routes.flatMap((route) => {
+        const at = operationOf(route);
+        const operation = paths[at[1]!][at[2]!];
+        const envelope = { data: null, error: null, message: 'OK' };
+        return answersOf(operation)
+          .filter((status) => 'application/json' in operation.responses[status].content)
+          .filter((status) => {
+            const isTaken = takes([...at, 'responses', status, ...JSON_SCHEMA], envelope);
+            return route.id !== 'openapiJson' && route.reply.safeParse(null).success !== isTaken;
+          })
+          .map((status) => `${route.id} ${status}`);
+      });
+      expect(differing).toEqual([]);
+    });
   });
 
   it('passes the linter', () => {

@@ -255,7 +255,8 @@ const refusal = z
     error: z.enum(Object.keys(STATUS) as [ErrorCode, ...ErrorCode[]]),
     message: z.string(),
   })
-  .openapi('Refusal');
+  // What may be anything counts as what may be absent, which no member of an envelope is.
+  .openapi('Refusal', { required: ['data', 'error', 'message'] });
 
 /** Every refusal that a route can meet, by status: its own, and those of what it takes and asks. */
 function refusalsOf(route: AnyRoute): Map<number, ErrorCode[]> {

@@ -49,6 +49,9 @@ export const Timestamp = z
   })
   .openapi({ type: 'string', format: 'date-time' });
 
+/** The same, or null, which the type that it is printed with would otherwise hide. */
+export const TimestampOrNull = Timestamp.nullable().openapi({ type: ['string', 'null'] });
+
 /** An instant as we answer it. */
 export const Instant = z.string().openapi({ format: 'date-time' });
 

@@ -2,7 +2,7 @@ import { FILTER_KINDS, FILTER_SCOPES } from '../domain/sender-filter.ts';
 import { normaliseMailDomainName } from '../projections/mail-domains.ts';
 import type { SenderFilterRow } from '../projections/sender-filters.ts';
 import type { Context } from './context.ts';
-import { Id, Instant, Text, Timestamp } from './schemas.ts';
+import { Id, Instant, Text, TimestampOrNull } from './schemas.ts';
 import { z } from './zod.ts';
 
 const ADDRESS_LENGTH_MAX = 320;
@@ -72,9 +72,11 @@ export const NewSenderFilter = z.strictObject({
   kind: Kind,
   scope: Scope,
   sender: Sender,
-  recipient: normalised(normaliseAddress, 'is no mail address').nullish(),
+  recipient: normalised(normaliseAddress, 'is no mail address')
+    .nullish()
+    .openapi({ type: ['string', 'null'] }),
   mail_domain: z.union([Text(253), Id]).nullish(),
-  expires_at: Timestamp.nullish(),
+  expires_at: TimestampOrNull.optional(),
 });
 
 /** Rows with the names of their mail domains. */

@@ -58,7 +58,7 @@ const isTypeWithin = (inner: Schema, outer: Schema): boolean =>
   (inner['type'] === 'integer' && outer['type'] === 'number');
 
 /** The alternatives that a schema stands for, each of one type, with `$ref` and `allOf` put in their place. */
-function branchesOf(document: Document, schema: Schema): Schema[] {
+export function branchesOf(document: Document, schema: Schema): Schema[] {
   const { $ref, allOf, anyOf, oneOf, ...own } = schema;
   if ($ref !== undefined) {
     return branchesOf(document, {

@@ -34,7 +34,7 @@ import {
   listHeaders,
   ScopeName,
   Text,
-  Timestamp,
+  TimestampOrNull,
 } from '../schemas.ts';
 import { z } from '../zod.ts';
 
@@ -87,7 +87,7 @@ const createKey = route({
     scope: ScopeName,
     mail_domain: z.union([Text(253), Id]).nullish(),
     rate_limit_per_minute: RateLimit.default(100),
-    expires_at: Timestamp.nullish(),
+    expires_at: TimestampOrNull.optional(),
     allowed_cidrs: AllowedCidrList.nullish(),
   }),
   reply: NewKeyView,
@@ -151,7 +151,7 @@ const updateKey = route({
   body: z.strictObject({
     name: Name.optional(),
     rate_limit_per_minute: RateLimit.optional(),
-    expires_at: Timestamp.nullable().optional(),
+    expires_at: TimestampOrNull.optional(),
     allowed_cidrs: AllowedCidrList.nullable().optional(),
   }),
   mergePatch: true,
