@@ -122,24 +122,26 @@ describe('requireWithinAuthority', () => {
     expect(() => requireWithinAuthority(maker, authority)).not.toThrow();
   });
 
-  it.each<[string, Principal, Authority]>([
-    ['a higher scope', admin, wanted({ scope: 'full-admin' })],
-    ['another mail domain', admin, wanted({ mailDomain: FOREIGN })],
-    ['no mail domain', admin, wanted({ mailDomain: null })],
-    ['a higher rate', admin, wanted({ rateLimitPerMinute: 101 })],
-    ['a longer life', principal('full-admin', { expiresAt: MAY }), wanted({ expiresAt: JUNE })],
-    ['a life without end', principal('full-admin', { expiresAt: MAY }), wanted()],
-    ['use from anywhere', office, wanted()],
-    ['a wider block', office, wanted({ allowedCidrs: cidrs('192.0.2.0/23') })],
-    [
-      'one foreign block of two',
-      office,
-      wanted({ allowedCidrs: cidrs('192.0.2.7', '192.0.3.0/24') }),
-    ],
-    ['the other family', office, wanted({ allowedCidrs: cidrs('::/0') })],
-  ])('refuses %s', (_, maker, authority) => {
+  const mortal = principal('full-admin', { expiresAt: MAY });
+  const twoBlocks = wanted({ allowedCidrs: cidrs('192.0.2.7', '192.0.3.0/24') });
+
+  it.each<[string, Principal, Authority, string]>([
+    ['a higher scope', admin, wanted({ scope: 'full-admin' }), 'scope'],
+    ['another mail domain', admin, wanted({ mailDomain: FOREIGN }), 'mail_domain'],
+    ['no mail domain', admin, wanted({ mailDomain: null }), 'mail_domain'],
+    ['a higher rate', admin, wanted({ rateLimitPerMinute: 101 }), 'rate_limit_per_minute'],
+    ['a longer life', mortal, wanted({ expiresAt: JUNE }), 'expires_at'],
+    ['a life without end', mortal, wanted(), 'expires_at'],
+    ['use from anywhere', office, wanted(), 'allowed_cidrs'],
+    ['a wider block', office, wanted({ allowedCidrs: cidrs('192.0.2.0/23') }), 'allowed_cidrs'],
+    ['one foreign block of two', office, twoBlocks, 'allowed_cidrs'],
+    ['the other family', office, wanted({ allowedCidrs: cidrs('::/0') }), 'allowed_cidrs'],
+  ])('refuses %s, and says what it is', (_, maker, authority, what) => {
     expect(() => requireWithinAuthority(maker, authority)).toThrow(
-      expect.objectContaining({ code: 'beyond_own_authority' }),
+      expect.objectContaining({
+        code: 'beyond_own_authority',
+        message: `A key cannot give more than it has: ${what}.`,
+      }),
     );
   });
 });
@@ -151,6 +153,13 @@ describe('requireMayEnd', () => {
   it.each(pairs)('%s ending %s', (own, other) => {
     const end = () => requireMayEnd(principal(own, { mailDomain: OWN }), other);
     if (RANKS[other] <= RANKS[own]) expect(end).not.toThrow();
-    else expect(end).toThrow(expect.objectContaining({ code: 'beyond_own_authority' }));
+    else {
+      expect(end).toThrow(
+        expect.objectContaining({
+          code: 'beyond_own_authority',
+          message: expect.stringMatching(/higher scope/),
+        }),
+      );
+    }
   });
 });

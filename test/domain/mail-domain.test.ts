@@ -51,6 +51,7 @@ const update = (
 });
 const remove: MailDomainCommand = { type: 'DeleteMailDomain', id: '7' };
 const unsound = { quarantine_threshold: 18.5 };
+const issues = [{ path: 'quarantine_threshold', message: 'must not be above reject_threshold' }];
 
 describe('CreateMailDomain', () => {
   it('registers a name, which like its backends stands outside the line', () =>
@@ -81,7 +82,7 @@ describe('CreateMailDomain', () => {
   it('refuses to reject before it quarantines', () =>
     domain()
       .when({ ...create, settings: { ...settings, ...unsound } })
-      .refuses('validation_failed'));
+      .refuses('validation_failed', { issues }));
   it('takes equal thresholds', () =>
     domain()
       .when({ ...create, settings: { ...settings, quarantine_threshold: 18 } })
@@ -124,7 +125,7 @@ describe('UpdateMailDomain', () => {
       .records(updated({ active: false, dkim_active: true }));
   });
   it('refuses to reject before it quarantines', () =>
-    domain(created).when(update(unsound)).refuses('validation_failed'));
+    domain(created).when(update(unsound)).refuses('validation_failed', { issues }));
 });
 
 describe('DeleteMailDomain', () => {

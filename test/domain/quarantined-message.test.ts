@@ -138,7 +138,7 @@ describe('RequestRelease', () => {
   it('refuses while it is under way for others', () =>
     message(added, releaseAsked([0]), started)
       .when(release([0, 1]))
-      .refuses('state_conflict'));
+      .refuses('state_conflict', { state: 'release_requested' }));
   it('records nothing for some of those it is under way for', () =>
     message(added, releaseAsked([0, 1]), started)
       .when(release([1]))
@@ -156,10 +156,10 @@ describe('RequestRelease', () => {
   );
   it.each(waysBut('held', 'release_failed', 'release_requested', 'released'))(
     'refuses one that is %s',
-    (_, past) =>
+    (state, past) =>
       message(...past)
         .when(release())
-        .refuses('state_conflict'),
+        .refuses('state_conflict', { state }),
   );
 });
 
@@ -186,10 +186,10 @@ describe('RequestDiscard', () => {
   );
   it.each(waysBut('held', 'release_failed', 'discard_requested', 'discarded'))(
     'refuses one that is %s',
-    (_, past) =>
+    (state, past) =>
       message(...past)
         .when(discard)
-        .refuses('state_conflict'),
+        .refuses('state_conflict', { state }),
   );
 });
 
@@ -216,10 +216,10 @@ describe('RequestReject', () => {
   );
   it.each(waysBut('held', 'release_failed', 'reject_requested', 'rejected'))(
     'refuses one that is %s',
-    (_, past) =>
+    (state, past) =>
       message(...past)
         .when(reject)
-        .refuses('state_conflict'),
+        .refuses('state_conflict', { state }),
   );
 });
 

@@ -255,6 +255,15 @@ describe('RotateSecret', () => {
       .when(rotate('d', TWO))
       .records(rotated(['d', null], ['c', TWO], ['b', TWO]));
   });
+  it('refuses a secret that signs already, as the newest or in its grace', () => {
+    const past = [created, rotated(['b', null], ['1a2b3c4d', ONE])] as const;
+    const issues = [{ path: 'secret', message: 'is one that signs already' }];
+    for (const fingerprint of ['b', '1a2b3c4d']) {
+      subscription(...past)
+        .when(rotate(fingerprint))
+        .refuses('validation_failed', { issues });
+    }
+  });
   it('works for one that is paused or disabled, too', () => {
     const both = rotated(['b', null], ['1a2b3c4d', ONE]);
     subscription(created, paused).when(rotate('b')).records(both);
@@ -273,7 +282,7 @@ describe('PauseWebhook', () => {
     subscription(createdPaused).when(pause).recordsNothing();
   });
   it('refuses one that is disabled', () =>
-    subscription(created, gone).when(pause).refuses('state_conflict'));
+    subscription(created, gone).when(pause).refuses('state_conflict', { status: 'disabled' }));
 });
 
 describe('ResumeWebhook', () => {
@@ -286,7 +295,7 @@ describe('ResumeWebhook', () => {
     subscription(createdPaused, resumed).when(resume).recordsNothing();
   });
   it('refuses one that is disabled', () =>
-    subscription(created, gone).when(resume).refuses('state_conflict'));
+    subscription(created, gone).when(resume).refuses('state_conflict', { status: 'disabled' }));
 });
 
 describe('DisableWebhook', () => {
@@ -315,8 +324,11 @@ describe('EnableWebhook', () => {
     subscription(created).when({ type: 'EnableWebhook', resume: 'now' }).recordsNothing();
   });
   it('refuses one that is held', () => {
-    subscription(created, paused).when(enable).refuses('state_conflict');
-    subscription(createdPaused).when(enable).refuses('state_conflict');
+    for (const past of [[created, paused], [createdPaused]]) {
+      subscription(...past)
+        .when(enable)
+        .refuses('state_conflict', { status: 'paused' });
+    }
   });
 });
 
@@ -348,9 +360,10 @@ describe('RequestReplay', () => {
       .when(replay(1))
       .records(asked);
     const full = [created, ...nine, replayAsked(REPLAYS_MAX + 1)];
+    const replays = Array.from({ length: REPLAYS_MAX }, (_, n) => String(n + 2));
     subscription(...full)
       .when(replay(1))
-      .refuses('state_conflict');
+      .refuses('state_conflict', { replays });
     subscription(...full, replayEnded(2))
       .when(replay(1))
       .records(asked);

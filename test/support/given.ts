@@ -16,10 +16,13 @@ export function given<State, Command, Event extends DomainEvent>(
       return {
         records: (...events: readonly Event[]) => expect(decide()).toEqual(events),
         recordsNothing: () => expect(decide()).toEqual([]),
-        refuses(code: ErrorCode) {
+        /** In a sentence for its caller; with `details` when they are what he mends it by. */
+        refuses(code: ErrorCode, details: unknown = null) {
           const refusal = thrownBy(decide);
           expect(refusal).toBeInstanceOf(DomainError);
-          expect((refusal as DomainError).code).toBe(code);
+          const { message } = refusal as DomainError;
+          expect(message).toMatch(/^[A-Z0-9].*[a-z]\.?$/);
+          expect(refusal).toMatchObject({ code, details });
         },
       };
     },
