@@ -49,7 +49,9 @@ export type MailDomainCommand =
   | Readonly<{ type: 'DeleteMailDomain'; id: string }>;
 
 /** One name's history: a name that is deleted and registered again is another mail domain. */
-export type MailDomain = Readonly<{ id: string | null; settings: MailDomainSettings | null }>;
+export type MailDomain = Readonly<
+  { id: null; settings: null } | { id: string; settings: MailDomainSettings }
+>;
 
 const initialState: MailDomain = { id: null, settings: null };
 
@@ -78,15 +80,13 @@ function decide(command: MailDomainCommand, state: MailDomain): readonly MailDom
       },
     ];
   }
-  if (state.id !== command.id || state.settings === null) {
-    throw new DomainError('not_found', 'No such mail domain');
-  }
+  if (state.id !== command.id) throw new DomainError('not_found', 'No such mail domain');
   if (command.type === 'DeleteMailDomain') {
     return [{ type: 'mail_domain.deleted', data: { id: command.id } }];
   }
   const settings = { ...state.settings, ...command.changes };
   requireSound(settings);
-  const isSame = SETTINGS.every((member) => state.settings?.[member] === settings[member]);
+  const isSame = SETTINGS.every((member) => state.settings[member] === settings[member]);
   if (isSame && command.backendServers === null) return [];
   return [
     {

@@ -39,7 +39,7 @@ export const namesToKeep = (symbols: readonly RatedSymbol[]): readonly string[] 
   symbols.slice(0, SYMBOLS_MAX).map(({ name }) => name);
 
 /** rspamd's own blocklist of infected senders has `VIRUS` in its name, and has seen no virus. */
-const IS_VIRUS = /^CLAM_VIRUS|^VIRUS_|^(?!RBL_).*_VIRUS/;
+const IS_VIRUS = /^VIRUS_|^(?!RBL_).*_VIRUS/;
 const IS_RBL = /^RBL_|_RBL/;
 
 /** The gravest that symbols tell. Blocklists are the reason when they gave most of the score. */

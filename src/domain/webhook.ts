@@ -124,10 +124,10 @@ function evolve(state: Webhook, event: WebhookEvent): Webhook {
   switch (event.type) {
     case 'webhook.created':
       return {
+        ...state,
         status: event.data.enabled ? 'active' : 'paused',
         filter: event.data,
         secrets: [{ fingerprint: event.data.secret, until: null }],
-        replays: [],
       };
     case 'webhook.updated':
       return { ...state, filter: event.data };
@@ -141,7 +141,7 @@ function evolve(state: Webhook, event: WebhookEvent): Webhook {
     case 'webhook.disabled':
       return { ...state, status: 'disabled' };
     case 'webhook.deleted':
-      return { ...state, status: 'deleted', replays: [] };
+      return { ...state, status: 'deleted' };
     case 'webhook.replay_requested':
       return { ...state, replays: [...state.replays, event.data.replay_id] };
     case 'webhook.replay_cancelled':
@@ -236,7 +236,6 @@ function rotate(
   }
   const isLiving = ({ until }: SecretRef) => until === null || until > now;
   const old = secrets
-    .filter(isLiving)
     // The one that signed first until now; one whose grace was shorter keeps its own end.
     .map((secret) => (secret.until === null ? { ...secret, until: graceUntil ?? now } : secret))
     .filter(isLiving)

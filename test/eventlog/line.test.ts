@@ -6,7 +6,11 @@ import { APP_ROLE, openClient } from '../../src/db/pool.ts';
 import { type ApiKeyEvent, apiKey } from '../../src/domain/api-key.ts';
 import type { Json, PersonalMember } from '../../src/domain/decider.ts';
 import { EVENT_TYPES } from '../../src/domain/events.ts';
-import { type MailDomainEvent, mailDomain } from '../../src/domain/mail-domain.ts';
+import {
+  type MailDomainEvent,
+  type MailDomainSettings,
+  mailDomain,
+} from '../../src/domain/mail-domain.ts';
 import { type QuarantineBulkEvent, quarantineBulk } from '../../src/domain/quarantine-bulk.ts';
 import type { QuarantineEvent } from '../../src/domain/quarantine-language.ts';
 import { type QuarantineState, quarantinedMessage } from '../../src/domain/quarantined-message.ts';
@@ -82,7 +86,7 @@ describe('the committed line of every event type, as it was released', () => {
       expect(status).toBe(KEY_STATUS[event.type]);
     } else if (event.type.startsWith('mail_domain.')) {
       const state = mailDomain.evolve(
-        { id: 'x', settings: null },
+        { id: 'x', settings: {} as MailDomainSettings },
         event as unknown as MailDomainEvent,
       );
       expect(state.id).toBe(event.type === 'mail_domain.deleted' ? null : '7');
