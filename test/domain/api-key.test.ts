@@ -1,4 +1,4 @@
-import { describe, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import {
   type ApiKeyCommand,
   type ApiKeyCreated,
@@ -252,4 +252,16 @@ describe('a key that is not there', () => {
     key(created, deleted).when(command).refuses('not_found');
     key(created, revokedFact, deleted).when(command).refuses('not_found');
   });
+});
+
+describe('a key', () => {
+  it.each([
+    ['active', [created]],
+    ['rotated', [created, rotated]],
+    ['revoked', [created, revokedFact]],
+    ['expired', [createdUntilJune, expired]],
+    ['deleted', [created, deleted]],
+  ] as const)('is %s after that', (status, past) =>
+    expect(past.reduce(apiKey.evolve, apiKey.initialState).status).toBe(status),
+  );
 });

@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest';
+import { API_KEY_TYPES } from '../../src/domain/api-key.ts';
 import { ERASING_TYPES, EVENT_TYPES, NAMING_TYPES } from '../../src/domain/events.ts';
 import { readFixtures } from '../support/fixtures.ts';
 
@@ -40,6 +41,11 @@ describe('the catalogue of events', () => {
     const naming = fixtures.filter(([, { event }]) => (event.names ?? null) !== null);
     const types = new Set(naming.map(([, { event }]) => event.type));
     expect([...NAMING_TYPES].sort()).toEqual([...types].sort());
+  });
+
+  it('has what can happen to a key apart from its use', () => {
+    const ofKeys = Object.keys(EVENT_TYPES).filter((type) => type.startsWith('api_key.'));
+    expect([...API_KEY_TYPES, 'api_key.used', 'api_key.denied'].sort()).toEqual(ofKeys.sort());
   });
 
   it('erases what identifies somebody with a key and with a webhook alone', () =>

@@ -1,4 +1,4 @@
-import { describe, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import {
   type QuarantineBulkCommand,
   type QuarantineBulkEvent,
@@ -81,4 +81,14 @@ describe('EndBulk', () => {
     job(requested, cancelled, ended).when(end).recordsNothing();
   });
   it('refuses one that was never begun', () => job().when(end).refuses('not_found'));
+});
+
+describe('a job', () => {
+  it.each([
+    ['running', [requested]],
+    ['cancelled', [requested, cancelled]],
+    ['ended', [requested, ended]],
+  ] as const)('is %s after that', (status, past) =>
+    expect(past.reduce(quarantineBulk.evolve, quarantineBulk.initialState).status).toBe(status),
+  );
 });

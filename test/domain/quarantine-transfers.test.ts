@@ -1,4 +1,4 @@
-import { describe, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import type {
   FailureCause,
   QuarantineCommand,
@@ -121,6 +121,19 @@ describe('StartTransfer', () => {
       .when(start)
       .records(begun('reject', 'interrupted', 1, 0, 1, 2), begun('reject', 'started', 2, 0, 1, 2));
   });
+  it('says it once of a bounce, and nothing of one that was put off', () => {
+    const bounce = [added, bounceAsked, begun('reject', 'started', 1, 0, 1, 2)];
+    const second = begun('reject', 'started', 2, 0, 1, 2);
+    message(...bounce, begun('reject', 'interrupted', 1, 0, 1, 2))
+      .when(start)
+      .records(second);
+    message(...bounce, {
+      type: 'quarantine.reject_deferred',
+      data: { attempt: 1, results: results({ 0: 'deferred' }), retry_at: inSeconds(5) },
+    })
+      .when(start)
+      .records(second);
+  });
   it('bounces for those alone who have not got it', () =>
     message(
       ...[added, releaseAsked([1]), started(1, 1)],
@@ -193,6 +206,10 @@ describe('FinishTransfer of a release', () => {
       .when(finish(2, { 2: 'accepted' }))
       .records({ ...failed(2, { 2: 'accepted' }, 'refused'), personal: told });
   });
+  it('is tried for about a day', () =>
+    expect(RETRY_SECONDS).toEqual([
+      5, 30, 60, 300, 900, 1_800, 3_600, 7_200, 14_400, 28_800, 28_800,
+    ]));
   it.each(RETRY_SECONDS.map((seconds, index) => [index + 1, seconds]))(
     'waits after try %i for %i seconds',
     (attempt, seconds) =>
@@ -240,6 +257,12 @@ describe('FinishTransfer of a bounce', () => {
     ['refused', finish(1, { 0: 'refused' }), 'refused', { 0: 'refused' }],
     ['no relay', finish(1, {}, 'no_route'), 'no_route', {}],
     ['no bytes', finish(1, {}, 'content_gone'), 'content_gone', {}],
+    [
+      'no bytes, whatever was said',
+      finish(1, { 0: 'accepted' }, 'no_route'),
+      'no_route',
+      { 0: 'accepted' },
+    ],
   ])('has failed, and the message is held: %s', (_, command, cause, outcomes) =>
     message(...past)
       .when(command)
@@ -343,4 +366,72 @@ describe('FinishTransfer of a message that its mail server has let go', () => {
         ...ended('released', 1, { 0: 'accepted', 1: 'accepted', 2: 'accepted' }),
         personal: told,
       }));
+
+  const bounced = (attempt: number, seconds: number) =>
+    ({
+      type: 'quarantine.reject_deferred',
+      data: {
+        ...{ attempt, results: results({ 0: 'deferred' }), retry_at: inSeconds(seconds) },
+        has_left: true,
+      },
+    }) as const satisfies QuarantineEvent;
+  const bounceBegun = [added, bounceAsked, begun('reject', 'started', 1, 0, 1, 2)];
+
+  it('is looked at again while its bounce is on its way', () =>
+    message(...bounceBegun)
+      .when(gone(1, { 0: 'deferred' }))
+      .records({ ...bounced(1, RETRY_SECONDS[0]!), personal: told }));
+  it('stays gone when the mail server cannot be asked of its bounce later', () => {
+    const attempt = RETRY_SECONDS.length + 1;
+    message(...bounceBegun, bounced(1, 5), begun('reject', 'started', attempt, 0, 1, 2))
+      .when(finish(attempt, { 0: 'deferred' }))
+      .records({ ...bounced(attempt, RETRY_SECONDS.at(-1)!), personal: told });
+  });
+  it('stays gone from the first try that said so, whatever later ones say', () => {
+    const attempt = RETRY_SECONDS.length + 1;
+    message(
+      ...[added, releaseAsked([0]), started(1, 0), onItsWay(1, { 0: 'deferred' }, 5)],
+      ...[started(2, 0), deferred(2, { 0: 'deferred' }), started(attempt, 0)],
+    )
+      .when(finish(attempt, { 0: 'refused' }))
+      .records({
+        type: 'quarantine.undelivered',
+        data: { attempt, results: results({ 0: 'refused' }) },
+        personal: told,
+      });
+  });
+  it('is no failed delivery when it is its bounce that was refused', () =>
+    message(...bounceBegun)
+      .when(gone(1, { 0: 'refused' }))
+      .records({
+        type: 'quarantine.reject_failed',
+        data: { attempt: 1, results: results({ 0: 'refused' }), cause: 'refused' },
+        personal: told,
+      }));
+  it('has failed when its bytes are gone, too', () =>
+    message(...ALL, onItsWay(1, { 0: 'accepted', 1: 'refused', 2: 'deferred' }, 5), started(2, 2))
+      .when({ ...gone(2, {}), cause: 'content_gone' } as QuarantineCommand)
+      .records({ ...failed(2, {}, 'content_gone'), personal: told }));
+});
+
+describe('a try', () => {
+  const bounce = [added, bounceAsked, begun('reject', 'started', 1, 0, 1, 2)];
+  const isUnderWay = (past: readonly QuarantineEvent[]) =>
+    past.reduce(quarantinedMessage.evolve, quarantinedMessage.initialState).isStarted;
+
+  it.each<[string, readonly QuarantineEvent[]]>([
+    ['rejected', [...bounce, ended('rejected', 1, { 0: 'accepted' })]],
+    [
+      'reject_failed',
+      [
+        ...bounce,
+        { type: 'quarantine.reject_failed', data: { attempt: 1, results: [], cause: 'no_route' } },
+      ],
+    ],
+    ['released', [...ALL, ended('released', 1, { 0: 'accepted', 1: 'accepted', 2: 'accepted' })]],
+    ['release_failed', [...ALL, failed(1, {}, 'no_route')]],
+  ])('is under way until its end: %s', (_, past) => {
+    expect(isUnderWay(past.slice(0, -1))).toBe(true);
+    expect(isUnderWay(past)).toBe(false);
+  });
 });

@@ -294,6 +294,12 @@ describe('NoteScan', () => {
 
   it('is added to one that nobody had looked at', () =>
     message(unscanned).when({ type: 'NoteScan', scan }).records(scanned));
+  it('leaves the message where it is', () =>
+    message(unscanned, scanned).when(expire).records(expired));
+  it('may come again while nobody has really looked', () =>
+    message(unscanned, { type: 'quarantine.scanned', data: { ...scan, reason: 'unscanned' } })
+      .when({ type: 'NoteScan', scan })
+      .records(scanned));
   it.each([
     ['was looked at before', [added]],
     ['has it already', [unscanned, scanned]],
@@ -311,5 +317,10 @@ describe('the ways of this test', () => {
       const reached = past.reduce(quarantinedMessage.evolve, quarantinedMessage.initialState);
       expect([state, reached.state]).toEqual([state, state]);
     }
+    const partly = partlyReleased.reduce(
+      quarantinedMessage.evolve,
+      quarantinedMessage.initialState,
+    );
+    expect(partly.state).toBe('held');
   });
 });

@@ -6,6 +6,7 @@ import {
   fullBucket,
   RATE_LIMIT_PER_MINUTE_MAX,
   remainingTokens,
+  settleBucket,
   type Taken,
   takeToken,
 } from '../../src/domain/rate-limit.ts';
@@ -72,6 +73,19 @@ describe('a bucket of 100 a minute (published vectors)', () => {
     const bucket = emptied();
     expect(takeToken(bucket, RPM, T0 - 3_600_000).allowed).toBe(false);
     expect(takeToken(bucket, RPM, T0 + 599).allowed).toBe(false);
+  });
+
+  it('is told what it has without losing it', () => {
+    const bucket = emptied();
+    expect(remainingTokens(bucket, RPM, T0 + 6_000)).toBe(10);
+    expect(bucket).toEqual({ level: 0, at: T0 });
+  });
+
+  it('is credited by the old rate until the rate changes', () => {
+    const bucket = emptied();
+    settleBucket(bucket, RPM, T0 + 60_000);
+    expect(bucket).toEqual({ level: 100 * UNITS_PER_TOKEN, at: T0 + 60_000 });
+    expect(remainingTokens(bucket, 600, T0 + 61_000)).toBe(110);
   });
 
   it('cuts to the new capacity when the rate is lowered', () => {

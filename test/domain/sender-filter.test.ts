@@ -1,4 +1,4 @@
-import { describe, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import {
   type SenderFilterCommand,
   type SenderFilterEvent,
@@ -95,4 +95,14 @@ describe('ExpireSenderFilter', () => {
     filter(createdUntilJune, expired).when(expireAt(JUNE)).recordsNothing();
     filter().when(expireAt(JUNE)).recordsNothing();
   });
+});
+
+describe('a filter', () => {
+  it.each([
+    ['active', [created]],
+    ['ended', [created, deleted]],
+    ['ended', [createdUntilJune, expired]],
+  ] as const)('is %s after that', (status, past) =>
+    expect(past.reduce(senderFilter.evolve, senderFilter.initialState).status).toBe(status),
+  );
 });

@@ -88,9 +88,15 @@ describe('reasonOf', () => {
     expect(reasons).toEqual(['rbl', 'sandbox', 'phishing', 'virus']);
   });
 
-  it.each(['RBL_VIRUS', 'RBL_SENDER_VIRUS', 'ANTIVIRUS', 'NO_CLAMVIRUS', 'A_CLAMVIRUS_'])(
-    'is no virus for %s',
-    (name) => expect(reasonOf([rated(name, 0), rated('BAYES_SPAM', 9)], 12)).toBe('spam'),
+  it.each([
+    'RBL_VIRUS',
+    'RBL_CLAM_VIRUS',
+    'RBL_SENDER_VIRUS',
+    'ANTIVIRUS',
+    'NO_CLAMVIRUS',
+    'A_CLAMVIRUS_',
+  ])('is no virus for %s', (name) =>
+    expect(reasonOf([rated(name, 0), rated('BAYES_SPAM', 9)], 12)).toBe('spam'),
   );
 
   it('hears nobody who speaks for the message', () => {
@@ -105,6 +111,8 @@ describe('reasonOf', () => {
     expect(reasonOf([listed, rated('BAYES_SPAM', 5), rated('R_SPF_ALLOW', -1)], 9)).toBe('spam');
     expect(reasonOf([rated('RBL_X', -1), rated('BAYES_SPAM', 0)], 0)).toBe('spam');
     expect(reasonOf([listed, rated('UNRATED')], 5)).toBe('rbl');
+    expect(reasonOf([rated('RBL_X'), rated('BAYES_SPAM', 5)], 5)).toBe('spam');
+    expect(reasonOf([rated('HARBL_X', 5)], 5)).toBe('spam');
   });
 
   it('goes by the name of a blocklist where no symbol has a score', () => {

@@ -172,6 +172,12 @@ describe('UpdateWebhook', () => {
     subscription({ type: 'webhook.created', data: two })
       .when(update({ event_types: ['quarantine.released', 'quarantine.added'] }))
       .recordsNothing();
+    subscription({
+      type: 'webhook.created',
+      data: { ...data, event_types: ['quarantine.released', 'quarantine.added'] },
+    })
+      .when(update({ event_types: ['quarantine.added', 'quarantine.released'] }))
+      .recordsNothing();
   });
   it('tells another URL or description outside the line', () =>
     subscription(created)
@@ -374,6 +380,13 @@ describe('RequestReplay', () => {
 });
 
 describe('CancelReplay and EndReplay', () => {
+  it('leave the others running', () => {
+    for (const past of [replayEnded(1), replayCancelled(1)]) {
+      subscription(created, replayAsked(1), replayAsked(2), past)
+        .when(cancelReplay(2))
+        .records(replayCancelled(2));
+    }
+  });
   it('end one that runs', () => {
     subscription(created, replayAsked(1)).when(cancelReplay(1)).records(replayCancelled(1));
     subscription(created, replayAsked(1)).when(endReplay(1)).records(replayEnded(1));
