@@ -234,11 +234,10 @@ function rotate(
     const issues = [{ path: 'secret', message: 'is one that signs already' }];
     throw new DomainError('validation_failed', 'The webhook has this secret.', { issues });
   }
-  const isLiving = ({ until }: SecretRef) => until === null || until > now;
   const old = secrets
     // The one that signed first until now; one whose grace was shorter keeps its own end.
-    .map((secret) => (secret.until === null ? { ...secret, until: graceUntil ?? now } : secret))
-    .filter(isLiving)
+    .map((secret) => ({ ...secret, until: secret.until ?? graceUntil ?? now }))
+    .filter(({ until }) => until > now)
     .slice(0, OLD_SECRETS_MAX);
   return [
     { type: 'webhook.secret_rotated', data: { secrets: [{ fingerprint, until: null }, ...old] } },
