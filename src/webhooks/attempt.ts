@@ -17,7 +17,7 @@ export function attempt(s: Running, deps: DeliveryDeps, item: Item, done: () => 
   const host = target.url?.host ?? '';
   const isFirst = s.underWay.all === 0;
   const begun = toBegun(s, deps, item);
-  const giveBack = deps.slots.take(host, { isFirst, wake: () => s.loop.wake() });
+  const giveBack = deps.slots.take(host, { isFirst, wake: () => s.loop.waker.wake() });
   if (giveBack === null) return false;
   const { lane } = item;
   begin(s, item);

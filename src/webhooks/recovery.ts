@@ -2,6 +2,7 @@ import { findDelivered } from '../db/webhook-attempts.ts';
 import type { CursorRow, RetryRow } from '../db/webhook-cursors.ts';
 import { countRetries, listRetries } from '../db/webhook-retries.ts';
 import type { WebhookRow } from '../projections/webhooks.ts';
+import { createWaker } from '../waker.ts';
 import { fromKept } from './breaker.ts';
 import { createFeed } from './feed.ts';
 import { createKeyGate, createLane, type Item } from './lane.ts';
@@ -48,7 +49,7 @@ export async function recover(
     loop: {
       phase: 'running',
       isStale: false,
-      wake: () => undefined,
+      waker: createWaker(),
       cut: new AbortController(),
     },
   };

@@ -3,6 +3,7 @@ import type pg from 'pg';
 import type { Clock } from '../clock.ts';
 import type { DisableCause, ParkCause, WebhookNote } from '../domain/webhook.ts';
 import type { EventLog, Position } from '../eventlog/eventlog.ts';
+import type { Waker } from '../waker.ts';
 import type { Breaker } from './breaker.ts';
 import type { Item, KeyGate, Lane } from './lane.ts';
 import type { RetrySet } from './retry-set.ts';
@@ -101,8 +102,8 @@ type Loop = {
   phase: 'running' | 'stopping' | 'deleted' | 'fenced';
   /** Replays or resends were asked for, or taken back. */
   isStale: boolean;
-  /** Ends the wait for the next round. */
-  wake: () => void;
+  /** Between two rounds. */
+  readonly waker: Waker;
   /** Cuts what is under way. */
   readonly cut: AbortController;
 };

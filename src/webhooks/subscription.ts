@@ -41,18 +41,18 @@ export async function runSubscription(
   const ended = run(s, deps);
   return {
     id: s.id,
-    wake: () => s.loop.wake(),
+    wake: () => s.loop.waker.wake(),
     reload(next, secrets) {
       s.loop.isStale = true;
       if (next === null) s.loop.phase = s.loop.phase === 'running' ? 'deleted' : s.loop.phase;
       // What the worker decided itself is newer than a read model that is behind.
       else if (next.revision >= s.settings.row.revision) takeOver(s, next, deps.policy);
       s.settings.secrets = secrets;
-      s.loop.wake();
+      s.loop.waker.wake();
     },
     async stop() {
       if (s.loop.phase === 'running') s.loop.phase = 'stopping';
-      s.loop.wake();
+      s.loop.waker.wake();
       await ended;
     },
     ended,
@@ -68,7 +68,7 @@ export async function runSubscription(
 
 async function run(s: Running, deps: DeliveryDeps): Promise<void> {
   for (let failures = 0; ; ) {
-    const news = nextNews(s);
+    const news = s.loop.waker.listen();
     let pauseMs = 0;
     try {
       if (!(await work(s, deps))) break;
@@ -122,7 +122,7 @@ function dispatch(s: Running, deps: DeliveryDeps): void {
       // Results wait for company, but not for long; and there must be more to send before there is none.
       const isShort = s.live.ready.length < SLOTS * 2;
       if (isShort || s.unsaved.attempts.length >= PAGE_EVENTS || s.untold.disable !== null)
-        s.loop.wake();
+        s.loop.waker.wake();
     });
     if (isBegun) continue;
     if (item.lane === null) s.retries.marked.unshift(item);
@@ -137,7 +137,7 @@ async function finish(s: Running, deps: DeliveryDeps): Promise<boolean> {
   const deadline = performance.now() + STOP_MS;
   while (s.underWay.all > 0) {
     if (performance.now() > deadline) s.loop.cut.abort();
-    await nextNews(s).within(FLUSH_MS);
+    await s.loop.waker.listen().within(FLUSH_MS);
   }
   if (s.loop.phase === 'stopping') await chores(s, deps);
   await settleRound(s, deps, { lanes: [], retries: [] }, true);
@@ -152,29 +152,4 @@ function waitMs(s: Running, { clock, lookMs }: DeliveryDeps): number {
   if (s.replays.some(isThrough)) return 1;
   const due = nextDueAt(s, nowMs);
   return due === null ? lookMs : Math.min(Math.max(1, due - nowMs), lookMs);
-}
-
-/** News that comes from here on is not missed by a wait that begins later. */
-function nextNews(s: Running): { within: (ms: number) => Promise<void> } {
-  let hasNews = false;
-  let resolve: () => void = () => undefined;
-  s.loop.wake = () => {
-    hasNews = true;
-    resolve();
-  };
-  return {
-    within: (ms) =>
-      new Promise((done) => {
-        if (hasNews) {
-          // Others have their turn, too.
-          setImmediate(done);
-          return;
-        }
-        const timer = setTimeout(done, ms);
-        resolve = () => {
-          clearTimeout(timer);
-          done();
-        };
-      }),
-  };
 }
