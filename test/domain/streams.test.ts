@@ -6,7 +6,7 @@ import {
   quarantinedMessageStream,
 } from '../../src/domain/quarantined-message.ts';
 import { senderFilterStream } from '../../src/domain/sender-filter.ts';
-import { webhookNotesStream, webhookStream } from '../../src/domain/webhook.ts';
+import { webhookNotesStream, webhookStream, webhookTarget } from '../../src/domain/webhook.ts';
 
 // Under other names, what is stored would not be found again.
 it.each([
@@ -19,3 +19,13 @@ it.each([
   [webhookStream('a'), 'webhook-a'],
   [webhookNotesStream('a'), 'webhook_notes-a'],
 ])('a stream is called %s for ever', (name, expected) => expect(name).toBe(expected));
+
+it.each([
+  [7, ['7']],
+  [null, []],
+])('an event of a webhook of mail domain %s is about it, and seen by %j', (mailDomain, seenBy) =>
+  expect(webhookTarget({ id: 43, mailDomain })).toMatchObject({
+    resource: { type: 'webhook', id: '43' },
+    mailDomains: seenBy,
+  }),
+);
