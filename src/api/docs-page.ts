@@ -4,6 +4,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import { createRequire } from 'node:module';
 import { gzipSync } from 'node:zlib';
 import { acceptsGzip } from './accept.ts';
+import { namesTag } from './revalidation.ts';
 
 // Addresses are relative, so that the page also works below a proxy's prefix. The empty icon keeps a browser
 // from asking for one.
@@ -102,7 +103,8 @@ export function sendDocsFile(
   response.setHeader('Vary', 'Accept-Encoding');
   // Kept, but asked about each time: names stay the same in the next release.
   response.setHeader('Cache-Control', 'no-cache');
-  if (hasAlready(request, tag)) {
+  // What cannot be read is no reason to keep the page from anybody.
+  if (namesTag(request.headers['if-none-match'] ?? '', tag) === true) {
     response.statusCode = 304;
     response.end();
     return true;
@@ -114,9 +116,3 @@ export function sendDocsFile(
   response.end(request.method === 'HEAD' ? undefined : body);
   return true;
 }
-
-/** `If-None-Match` compares weakly (RFC 9110 13.1.2). */
-const hasAlready = (request: IncomingMessage, tag: string): boolean =>
-  (request.headers['if-none-match'] ?? '')
-    .split(',')
-    .some((given) => given.trim() === '*' || given.trim().replace(/^W\//, '') === tag);

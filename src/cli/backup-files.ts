@@ -6,6 +6,7 @@ import { type Readable, Transform, type Writable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { createGunzip, createGzip } from 'node:zlib';
 import { z } from 'zod';
+import { syncDirectory } from '../integrations/spool-files.ts';
 import { CliError, EXIT } from './command.ts';
 
 /** The shape of a backup; a program reads only the one that it knows. */
@@ -110,12 +111,6 @@ export async function writeManifest(dir: string, manifest: Manifest): Promise<vo
   await rename(draft, join(dir, MANIFEST));
   await syncDirectory(dir);
   await syncDirectory(dirname(dir));
-}
-
-/** Makes the names in a directory durable. */
-export async function syncDirectory(dir: string): Promise<void> {
-  const handle = await open(dir, 'r');
-  await handle.sync().finally(() => handle.close());
 }
 
 /** The manifest of a backup, or a sentence that says why it is none. */

@@ -4,7 +4,7 @@ import { chmod, mkdir, open, readdir, rename, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { pipeline } from 'node:stream/promises';
-import { syncDirectory } from './backup-files.ts';
+import { syncDirectory } from '../integrations/spool-files.ts';
 import { CliError } from './command.ts';
 
 /** `<shard>/<id>.eml`, as the spool keeps what is held. */

@@ -69,12 +69,11 @@ async function makeEmpty(dir: string): Promise<void> {
     await chmod(dir, 0o700);
     await mkdir(join(dir, 'tables'), { mode: 0o700 });
   } catch (error) {
-    throw 'syscall' in (error as Error) ? refused(`cannot be used: ${messageOf(error)}.`) : error;
+    throw 'syscall' in (error as Error)
+      ? refused(`cannot be used: ${(error as Error).message}.`)
+      : error;
   }
 }
-
-const messageOf = (error: unknown): string =>
-  error instanceof Error ? error.message : String(error);
 
 type Work = Readonly<{ joined: Joined; dir: string; spoolDir: string; terminal: Terminal }>;
 

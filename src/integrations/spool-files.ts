@@ -120,7 +120,8 @@ function codeOf(error: unknown): string | null {
   return typeof code === 'string' ? code : null;
 }
 
-async function syncDirectory(dir: string): Promise<void> {
+/** Makes the names in a directory durable. */
+export async function syncDirectory(dir: string): Promise<void> {
   const handle = await open(dir, 'r');
   try {
     await handle.sync();

@@ -8,6 +8,7 @@ import type { ProjectedEvent, Projection } from '../../src/projections/projectio
 import { type Projector, startProjector } from '../../src/projections/projector.ts';
 import { asAdmin, createDatabase, type TestDatabase } from '../support/database.ts';
 import { anEvent } from '../support/events.ts';
+import { gate, openGates } from '../support/projecting.ts';
 
 let database: TestDatabase;
 let log: EventLog;
@@ -29,7 +30,7 @@ beforeEach(async () => {
   errors = [];
 });
 afterEach(async () => {
-  for (const open of gates.splice(0)) open();
+  openGates();
   for (const projector of projectors) await projector.stop();
   await admin.end();
   await database.drop();
@@ -95,29 +96,6 @@ async function eventually(isSo: () => boolean | Promise<boolean>): Promise<void>
     if (Date.now() > deadline) throw new Error('waited in vain for 10 s');
     await sleep(10);
   }
-}
-
-const gates: (() => void)[] = [];
-
-/** Something to wait at until it is opened, at the latest at the end of the test. */
-function gate() {
-  let open = (): void => undefined;
-  let arrived = (): void => undefined;
-  const opened = new Promise<void>((resolve) => {
-    open = resolve;
-  });
-  const reached = new Promise<void>((resolve) => {
-    arrived = resolve;
-  });
-  gates.push(() => open());
-  return {
-    open: () => open(),
-    reached,
-    async pass() {
-      arrived();
-      await opened;
-    },
-  };
 }
 
 describe('the fence', () => {

@@ -17,7 +17,7 @@ import {
 import { RebuildRefused } from '../../src/projections/rebuild-refused.ts';
 import { createDatabase, type TestDatabase } from '../support/database.ts';
 import { anEvent } from '../support/events.ts';
-import { caughtUp, silent } from '../support/projecting.ts';
+import { caughtUp, gate, openGates, silent } from '../support/projecting.ts';
 import { makeTally, tally } from '../support/tally.ts';
 
 let database: TestDatabase;
@@ -26,7 +26,6 @@ let log: EventLog;
 let admin: pg.Client;
 let clients: pg.Client[];
 let projectors: Projector[];
-let gates: (() => void)[];
 beforeEach(async () => {
   database = await createDatabase();
   ({ pool } = database);
@@ -34,11 +33,10 @@ beforeEach(async () => {
   log = await database.openLog();
   clients = [];
   projectors = [];
-  gates = [];
   admin = await connect();
 });
 afterEach(async () => {
-  for (const open of gates) open();
+  openGates();
   for (const projector of projectors) await projector.stop();
   for (const client of clients) await client.end();
   await database.drop();
@@ -89,27 +87,6 @@ const rebuild = (
   const { projection = tally(), force = false, ...d } = options;
   return rebuildProjection({ pool, log, ...d }, projection, { force });
 };
-
-/** Something to wait at until it is opened, at the latest at the end of the test. */
-function gate() {
-  let open = (): void => undefined;
-  let arrived = (): void => undefined;
-  const opened = new Promise<void>((resolve) => {
-    open = resolve;
-  });
-  const reached = new Promise<void>((resolve) => {
-    arrived = resolve;
-  });
-  gates.push(() => open());
-  return {
-    open: () => open(),
-    reached,
-    pass: () => {
-      arrived();
-      return opened;
-    },
-  };
-}
 
 class Cut extends Error {}
 /** Ends a rebuild at a position, as an interrupt does. */

@@ -34,3 +34,31 @@ export async function foldAnew(
   await deps.pool.query('delete from projection_checkpoints where name = $1', [projection.name]);
   await (await caughtUp(deps, [projection])).stop();
 }
+
+const gates: (() => void)[] = [];
+
+/** Something to wait at until it is opened, at the latest by `openGates`. */
+export function gate() {
+  let open = (): void => undefined;
+  let arrived = (): void => undefined;
+  const opened = new Promise<void>((resolve) => {
+    open = resolve;
+  });
+  const reached = new Promise<void>((resolve) => {
+    arrived = resolve;
+  });
+  gates.push(() => open());
+  return {
+    open: () => open(),
+    reached,
+    pass: () => {
+      arrived();
+      return opened;
+    },
+  };
+}
+
+/** For the end of a test: whoever still waits at a gate goes on. */
+export function openGates(): void {
+  for (const open of gates.splice(0)) open();
+}
