@@ -180,14 +180,13 @@ export async function readFingerprint(db: pg.ClientBase): Promise<string | null>
 
 const PAGE_IDS = 1_000;
 
-/** Messages whose bytes the spool has, a page at a time. */
+/** Messages in the quarantine whose bytes the spool should have, a page at a time. */
 export async function* listSpooled(db: pg.ClientBase): AsyncGenerator<readonly string[]> {
   let after = '00000000-0000-0000-0000-000000000000';
   for (;;) {
     const { rows } = await db.query<{ id: string }>(
       `select id from public.quarantined_messages
-       where id > $1 and store = 'spool' and has_content and state in ('held', 'release_requested',
-         'release_failed', 'discard_requested') order by id limit $2`,
+       where id > $1 and store = 'spool' and has_content and is_open order by id limit $2`,
       [after, PAGE_IDS],
     );
     const last = rows.at(-1);
