@@ -1,6 +1,7 @@
 import { join } from 'node:path';
 import { loadConfig } from '../config.ts';
 import { CliError, type Command, EXIT } from './command.ts';
+import { dataDirOf } from './server-of.ts';
 import { print, type Terminal } from './terminal.ts';
 
 /** Runs the gateway until a signal ends it. Standard output is JSON lines, the ready line among them. */
@@ -44,6 +45,8 @@ export const serve: Command = {
 async function runGateway(terminal: Terminal): Promise<number> {
   const startedAt = performance.now();
   const config = loadConfig(terminal.env);
+  // What is wrong with it is told before anything is begun.
+  dataDirOf(config);
   // The whole program: no other command needs it.
   const [{ startGateway }, { createLogger }] = await Promise.all([
     import('../main.ts'),
@@ -83,9 +86,14 @@ async function runGateway(terminal: Terminal): Promise<number> {
   return code;
 }
 
-/** Another gateway on the same database is foreseen; anything else is for `run` to explain. */
+/** What is foreseen of a start that fails; anything else is for `run` to explain. */
 async function refuse(error: unknown): Promise<never> {
   const { AlreadyRunningError } = await import('../db/open.ts');
   if (error instanceof AlreadyRunningError) throw new CliError(error.message, EXIT.unusable);
-  throw error;
+  const { code = '', message } = error as NodeJS.ErrnoException;
+  if (!code.startsWith('ERR_OSSL')) throw error;
+  throw new CliError(
+    `The files of MAILGUARD_TLS_CERT and MAILGUARD_TLS_KEY cannot be used: ${message}.`,
+    EXIT.unusable,
+  );
 }

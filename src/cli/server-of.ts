@@ -1,5 +1,5 @@
-import { readFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { readFileSync, statSync } from 'node:fs';
+import { join, resolve } from 'node:path';
 import type { Config } from '../config.ts';
 import { resolveDataDir } from '../data-dir.ts';
 import { API_KEY_PATTERN } from '../secrets.ts';
@@ -35,7 +35,11 @@ export function serverOf(config: Config): Server {
 /** The data directory of these settings, as the gateway finds it. */
 export function dataDirOf({ dataDir }: Config): string {
   const uid = process.getuid?.() ?? -1;
+  const named = resolve(dataDir ?? 'data');
   try {
+    if (statSync(named, { throwIfNoEntry: false })?.isDirectory() === false) {
+      throw new Error(`MAILGUARD_DATA_DIR names ${named}, which is no directory.`);
+    }
     return resolveDataDir({ explicit: dataDir, projectRoot: process.cwd(), uid }).path;
   } catch (error) {
     throw refused(error instanceof Error ? error.message : String(error));

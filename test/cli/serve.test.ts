@@ -1,0 +1,48 @@
+import { chmodSync, mkdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { startTestGateway, type TestGateway } from '../support/gateway.ts';
+import { joinerOf, mailguard, temporary } from './support.ts';
+
+const OTHER_KEY = '00112233445566778899aabbccddeeff'.repeat(2);
+
+describe('serve', () => {
+  let t: TestGateway;
+  let env: NodeJS.ProcessEnv;
+  beforeAll(async () => {
+    t = await startTestGateway();
+    env = { ...joinerOf(t), MAILGUARD_PORT: '0', MAILGUARD_LOG_LEVEL: 'silent' };
+    await t.gateway.stop();
+  });
+  afterAll(() => t.database.drop());
+
+  const dir = temporary();
+  const file = join(dir, 'file');
+  writeFileSync(file, 'no directory, and no certificate');
+  const closed = join(dir, 'closed');
+  mkdirSync(closed);
+  chmodSync(closed, 0o700);
+
+  // Only root's database has an account of its own, which could be kept out.
+  it.runIf(process.getuid?.() === 0)('refuses a directory that its database cannot reach', () =>
+    refuses({ MAILGUARD_DATA_DIR: join(closed, 'data') }, `${closed} is closed to it`),
+  );
+
+  it.each<[string, NodeJS.ProcessEnv, string]>([
+    ['a data directory that is a file', { MAILGUARD_DATA_DIR: file }, file],
+    [
+      'a certificate that is none',
+      { MAILGUARD_TLS_CERT: file, MAILGUARD_TLS_KEY: file },
+      'MAILGUARD_TLS_CERT and MAILGUARD_TLS_KEY',
+    ],
+    ['the master key of another', { MAILGUARD_MASTER_KEY: OTHER_KEY }, 'MAILGUARD_MASTER_KEY'],
+  ])('refuses %s', (_, settings, named) => refuses(settings, named));
+
+  /** With status 2, naming what is wrong, and with nothing for whoever wrote the program. */
+  async function refuses(settings: NodeJS.ProcessEnv, named: string): Promise<void> {
+    const { code, stdout, stderr } = await mailguard(['serve'], { env: { ...env, ...settings } });
+    expect({ code, stdout }).toEqual({ code: 2, stdout: '' });
+    expect(stderr).toContain(named);
+    expect(stderr).not.toMatch(/^ +at /m);
+  }
+});
