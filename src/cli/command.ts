@@ -57,6 +57,14 @@ export class CliError extends Error {
 export const usageError = (message: string, command: string): CliError =>
   new CliError(`${message}; see mailguard${command === '' ? '' : ` ${command}`} --help`, 2);
 
+/** What an error says, in words. */
+export function messageOf(error: unknown): string {
+  if (!(error instanceof Error)) return String(error);
+  const { code } = error as NodeJS.ErrnoException;
+  // Where a name has several addresses, the error of all of them together has no message.
+  return error.message === '' ? (code ?? error.name) : error.message;
+}
+
 /** Options that most commands share. */
 export const JSON_OPTION = { json: { help: 'Print JSON instead of a table.' } } as const;
 

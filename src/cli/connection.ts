@@ -1,6 +1,6 @@
 import http from 'node:http';
 import https from 'node:https';
-import { CliError } from './command.ts';
+import { CliError, messageOf } from './command.ts';
 import type { Server } from './server-of.ts';
 import { clean, type Terminal } from './terminal.ts';
 
@@ -162,11 +162,4 @@ function unreachable({ url }: Server, error: Error, loss: Loss): UnreachableErro
     ? 'NODE_EXTRA_CA_CERTS names a file of further certificates to trust.'
     : 'Does the gateway run? MAILGUARD_URL says where.';
   return new UnreachableError(`${url} cannot be reached: ${reason}. ${hint}`, loss);
-}
-
-function messageOf(error: unknown): string {
-  if (!(error instanceof Error)) return String(error);
-  const { code } = error as NodeJS.ErrnoException;
-  // Where a name has several addresses, the error of all of them together has no message.
-  return error.message === '' ? (code ?? error.name) : error.message;
 }

@@ -1,5 +1,5 @@
 import type { IncomingMessage } from 'node:http';
-import { CliError } from './command.ts';
+import { CliError, messageOf } from './command.ts';
 import { UnreachableError } from './connection.ts';
 
 /** What closes an export: a stream without it was cut. Members unknown here are kept. */
@@ -69,7 +69,7 @@ async function* chunksOf(response: IncomingMessage): AsyncGenerator<Buffer> {
   try {
     for await (const chunk of response) yield chunk as Buffer;
   } catch (error) {
-    throw cut(`The connection was cut (${error instanceof Error ? error.message : 'unknown'}).`);
+    throw cut(`The connection was cut (${messageOf(error)}).`);
   }
 }
 

@@ -9,7 +9,7 @@ import { openClient, openPool } from '../db/pool.ts';
 import type { EventLog } from '../eventlog/eventlog.ts';
 import { openEventLog } from '../eventlog/open.ts';
 import { isConnectionError } from '../eventlog/unavailable.ts';
-import { CliError, EXIT } from './command.ts';
+import { CliError, EXIT, messageOf } from './command.ts';
 import { dataDirOf } from './server-of.ts';
 
 /** The database as a second client beside a gateway that may be running. */
@@ -131,8 +131,3 @@ async function stopUnlessServed(embedded: EmbeddedPostgres): Promise<void> {
     await client.end().catch(() => undefined);
   }
 }
-
-const messageOf = (error: unknown): string =>
-  error instanceof Error
-    ? error.message || String((error as NodeJS.ErrnoException).code)
-    : String(error);

@@ -1,6 +1,6 @@
 import { lstat, readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { CliError, EXIT } from './command.ts';
+import { CliError, EXIT, messageOf } from './command.ts';
 
 /** Deeper folders are left out: nobody keeps mail so deep, and a loop of mounts would never end. */
 const DEPTH_MAX = 32;
@@ -17,7 +17,7 @@ export const nothingLeftOut = (): LeftOut => ({ hidden: 0, links: 0, special: 0,
 export async function requireRoots(roots: readonly string[]): Promise<void> {
   for (const root of roots) {
     const found = await stat(root).catch((error: unknown) => {
-      throw new CliError(systemMessage(error), EXIT.unusable);
+      throw new CliError(messageOf(error), EXIT.unusable);
     });
     if (found.isFile() || found.isDirectory()) continue;
     throw new CliError(`${root} is neither a folder nor a file`, EXIT.unusable);
@@ -34,7 +34,7 @@ export async function* findFiles(
   leftOut: LeftOut,
 ): AsyncGenerator<FoundFile> {
   for (const root of roots) {
-    const found = await stat(root).catch((error: unknown) => systemMessage(error));
+    const found = await stat(root).catch((error: unknown) => messageOf(error));
     if (typeof found === 'string') yield { path: root, problem: found };
     else if (found.isDirectory()) yield* filesBelow(root, { depth: 1, leftOut });
     else yield { path: root, problem: null };
@@ -49,7 +49,7 @@ async function* filesBelow(
     leftOut.too_deep += 1;
     return;
   }
-  const names = await readdir(folder).catch((error: unknown) => systemMessage(error));
+  const names = await readdir(folder).catch((error: unknown) => messageOf(error));
   if (typeof names === 'string') {
     yield { path: folder, problem: names };
     return;
@@ -60,7 +60,7 @@ async function* filesBelow(
       leftOut.hidden += 1;
       continue;
     }
-    const found = await lstat(path).catch((error: unknown) => systemMessage(error));
+    const found = await lstat(path).catch((error: unknown) => messageOf(error));
     if (typeof found === 'string') yield { path, problem: found };
     else if (found.isDirectory()) yield* filesBelow(path, { depth: depth + 1, leftOut });
     else if (found.isFile()) yield { path, problem: null };
@@ -68,7 +68,3 @@ async function* filesBelow(
     else leftOut.special += 1;
   }
 }
-
-/** What the system said of a file, in words. */
-export const systemMessage = (error: unknown): string =>
-  error instanceof Error ? error.message : String(error);

@@ -1,5 +1,6 @@
 import { type FileHandle, open } from 'node:fs/promises';
-import { type FoundFile, systemMessage } from './mail-files.ts';
+import { messageOf } from './command.ts';
+import type { FoundFile } from './mail-files.ts';
 import { type ByteSource, findMessages, type MessageRange, unescapeFromLines } from './mbox.ts';
 import { count } from './progress.ts';
 
@@ -42,7 +43,7 @@ export async function* readMails(
       yield { place: last, ...(await readMail(source, range, bytesMax)) };
     }
   } catch (error) {
-    yield { place: last, refusal: unreadable(systemMessage(error)) };
+    yield { place: last, refusal: unreadable(messageOf(error)) };
   } finally {
     await file?.close();
   }

@@ -5,7 +5,7 @@ import { type Config, loadConfig } from '../config.ts';
 import type { Database } from '../db/open.ts';
 import { type Manifest, readManifest, readPacked, type TableFile } from './backup-files.ts';
 import { restoreSpool, verifySpool } from './backup-spool.ts';
-import { CliError, type Command, EXIT, type Given, JSON_OPTION } from './command.ts';
+import { CliError, type Command, EXIT, type Given, JSON_OPTION, messageOf } from './command.ts';
 import { JOINER } from './help.ts';
 import { counted, startProgress } from './progress.ts';
 import { dataDirOf } from './server-of.ts';
@@ -174,8 +174,8 @@ async function openEmpty({ config, manifest }: Work, dataDir: string): Promise<D
   } catch (error) {
     if (error instanceof CliError) throw error;
     const isTaken = error instanceof AlreadyRunningError;
-    const why = error instanceof Error ? error.message : String(error);
-    throw new CliError(isTaken ? why : `The database cannot be used. ${why}`, EXIT.unusable);
+    const why = messageOf(error);
+    throw new CliError(isTaken ? why : `The database cannot be used: ${why}`, EXIT.unusable);
   }
 }
 

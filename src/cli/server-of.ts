@@ -3,7 +3,7 @@ import { join, resolve } from 'node:path';
 import type { Config } from '../config.ts';
 import { resolveDataDir } from '../data-dir.ts';
 import { API_KEY_PATTERN } from '../secrets.ts';
-import { CliError, EXIT } from './command.ts';
+import { CliError, EXIT, messageOf } from './command.ts';
 
 /** The gateway that the HTTP commands talk to, and the key they show it. */
 export type Server = Readonly<{
@@ -42,7 +42,7 @@ export function dataDirOf({ dataDir }: Config): string {
     }
     return resolveDataDir({ explicit: dataDir, projectRoot: process.cwd(), uid }).path;
   } catch (error) {
-    throw refused(error instanceof Error ? error.message : String(error));
+    throw refused(messageOf(error));
   }
 }
 

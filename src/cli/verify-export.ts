@@ -1,7 +1,7 @@
 import { createReadStream } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { createGunzip } from 'node:zlib';
-import { CliError, EXIT } from './command.ts';
+import { CliError, EXIT, messageOf } from './command.ts';
 import type { Trailer } from './export-stream.ts';
 import { type Findings, openFindings, type Problem } from './findings.ts';
 import { type Report, verifyCommitted, verifyLine } from './verify-line.ts';
@@ -230,6 +230,6 @@ async function openFile(file: string): Promise<AsyncIterable<Buffer>> {
     const bytes = createReadStream(file, { highWaterMark: 1_048_576 });
     return isPacked ? bytes.pipe(createGunzip()) : bytes;
   } catch (error) {
-    throw new CliError(error instanceof Error ? error.message : String(error), EXIT.unusable);
+    throw new CliError(messageOf(error), EXIT.unusable);
   }
 }
