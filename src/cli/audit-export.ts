@@ -57,7 +57,7 @@ async function runExport(given: Given, terminal: Terminal): Promise<number> {
   } catch (error) {
     progress.end();
     const left = await sink.abandon();
-    if (!(error instanceof CliError) || terminal.signal.aborted) throw error;
+    if (left === null || !(error instanceof CliError) || terminal.signal.aborted) throw error;
     throw new CliError(`${error.message}\nThe export is not whole. ${left}`);
   }
   progress.end();

@@ -1,4 +1,14 @@
-import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { once } from 'node:events';
+import {
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  readFileSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { anEvent } from '../support/events.ts';
@@ -93,7 +103,8 @@ describe('audit export', () => {
     const argv = ['audit', 'export', '--out', file];
     const refused = await mailguard(argv, { env: callerOf(t, key) });
     expect(refused.code).toBe(1);
-    expect(refused.stderr).toMatch(/^error: scope_forbidden: .+\(request id /);
+    expect(refused.stderr).toMatch(/^error: scope_forbidden: .+\(request id \S+\)\n$/);
+    expect(existsSync(`${file}.part`)).toBe(false);
     expect(readFileSync(file, 'utf8')).toBe('older');
     await mailguard(argv, { env: callerOf(t) });
     expect(trailerOf(readFileSync(file, 'utf8')).count).toBeGreaterThan(EVENTS);
@@ -104,11 +115,34 @@ describe('audit export', () => {
     const absent = await mailguard(['audit', 'export', '--out', file], { env: callerOf(t) });
     expect(absent.code).toBe(1);
     expect(absent.stderr).toContain('ENOENT');
-    const directory = fresh();
+    expect(absent.stderr).not.toContain('.part.');
+  });
+
+  it('replaces nothing that is no file: a directory, a socket, a device', async () => {
+    const [directory, socket] = [fresh(), fresh()];
     mkdirSync(directory);
-    const taken = await mailguard(['audit', 'export', '--out', directory], { env: callerOf(t) });
-    expect(taken.code).toBe(1);
-    expect(taken.stderr).toContain(`${directory}.part`);
+    const server = createServer().listen(socket);
+    await once(server, 'listening');
+    for (const taken of [directory, socket]) {
+      const argv = ['audit', 'export', '--out', taken];
+      const { code, stderr } = await mailguard(argv, { env: callerOf(t) });
+      expect({ code, stderr }).toEqual({
+        code: 1,
+        stderr: `error: ${taken} is there, and no file: only a file is replaced (- is standard output)\n`,
+      });
+      expect(existsSync(`${taken}.part`)).toBe(false);
+    }
+    expect(statSync(socket).isSocket()).toBe(true);
+    server.close();
+  });
+
+  it('writes through a link, and leaves the link', async () => {
+    const [file, link] = [fresh(), fresh()];
+    writeFileSync(file, 'older');
+    symlinkSync(file, link);
+    await mailguard(['audit', 'export', '--out', link], { env: callerOf(t) });
+    expect(lstatSync(link).isSymbolicLink()).toBe(true);
+    expect(trailerOf(readFileSync(file, 'utf8')).count).toBeGreaterThan(EVENTS);
   });
 
   it('shows no bar for a moment of work, and none of it in the file', async () => {
@@ -178,8 +212,12 @@ describe('an export whose connection is cut', () => {
     const env = { ...callerOf(t), MAILGUARD_URL: 'http://127.0.0.1:1' };
     const pauses: number[] = [];
     const pause = async (ms: number) => void pauses.push(ms);
-    const { code } = await mailguard(['audit', 'export', '--out', fresh()], { env, pause });
+    const file = fresh();
+    // What an earlier export has left is all that there is of it.
+    writeFileSync(`${file}.part`, 'older');
+    const { code } = await mailguard(['audit', 'export', '--out', file], { env, pause });
     expect({ code, pauses }).toEqual({ code: 1, pauses: [] });
+    expect(readFileSync(`${file}.part`, 'utf8')).toBe('older');
   });
 
   it('leaves no FILE when it is interrupted', async () => {
