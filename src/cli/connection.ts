@@ -1,6 +1,6 @@
 import http from 'node:http';
 import https from 'node:https';
-import { CliError, messageOf } from './command.ts';
+import { CliError, EXIT, messageOf } from './command.ts';
 import type { Server } from './server-of.ts';
 import { clean, type Terminal } from './terminal.ts';
 
@@ -43,7 +43,7 @@ export class UnreachableError extends CliError {
   readonly isSilent: boolean;
 
   constructor(message: string, { isCut = false, isSilent = false }: Loss = {}) {
-    super(message);
+    super(message, EXIT.unusable);
     this.isCut = isCut;
     this.isSilent = isSilent;
   }
@@ -156,7 +156,9 @@ const NO_KEY_HINT =
   '"mailguard keys create --local" makes one on the machine of the gateway.';
 
 function unreachable({ url }: Server, error: Error, loss: Loss): UnreachableError {
-  const reason = messageOf(error);
+  // What OpenSSL says of an answer in plain HTTP is three lines of its own sources.
+  const isPlain = (error as NodeJS.ErrnoException).code === 'EPROTO';
+  const reason = isPlain ? 'it does not speak HTTPS' : messageOf(error);
   const isCertificate = /certificate|CERT|altnames/i.test(reason);
   const hint = isCertificate
     ? 'NODE_EXTRA_CA_CERTS names a file of further certificates to trust.'

@@ -46,7 +46,7 @@ export const JOINER = [
 const EXITS: Readonly<Record<number, string>> = {
   0: 'done',
   1: 'failed; standard error says why',
-  2: 'wrongly used, or the settings are refused',
+  2: 'wrongly used, settings that are refused, or nobody there to ask',
   130: 'interrupted',
 };
 

@@ -102,9 +102,8 @@ async function askLimit(connection: Connection): Promise<number> {
     ...{ method: 'POST', path: PATH, query: {}, headers, body: null, answerMs: LIMIT_ANSWER_MS },
     announcedBytes: Number.MAX_SAFE_INTEGER,
   } as const).catch((error: unknown) => {
-    if (!(error instanceof UnreachableError)) throw error;
-    if (error.isSilent) return null;
-    throw new CliError(error.message, EXIT.unusable);
+    if (error instanceof UnreachableError && error.isSilent) return null;
+    throw error;
   });
   if (response === null) return BYTES_MAX_DEFAULT;
   const { statusCode = 0 } = response;

@@ -2,7 +2,6 @@ import { loadConfig } from '../config.ts';
 import { REASONS } from '../domain/quarantine-language.ts';
 import { forEachBounded } from './bounded.ts';
 import { CliError, type Command, EXIT, type Given, usageError } from './command.ts';
-import { UnreachableError } from './connection.ts';
 import { CALLER } from './help.ts';
 import type { ImportReport } from './import-report.ts';
 import type { Wish } from './mail-envelope.ts';
@@ -86,8 +85,7 @@ async function runImport(given: Given, terminal: Terminal): Promise<number> {
 function stopOf(error: unknown, { signal }: Terminal): { why: string; exitCode: number } {
   if (signal.aborted) return { why: 'interrupted', exitCode: EXIT.interrupted };
   if (!(error instanceof CliError)) throw error;
-  const exitCode = error instanceof UnreachableError ? EXIT.unusable : error.exitCode;
-  return { why: error.message, exitCode };
+  return { why: error.message, exitCode: error.exitCode };
 }
 
 type Task = Readonly<{

@@ -153,7 +153,7 @@ describe('audit tail --follow', () => {
       if (polls === 3) await other.gateway.stop();
     });
     const { code, stderr } = await tail.running;
-    expect(code).toBe(1);
+    expect(code).toBe(2);
     expect(stderr.match(/Trying on/g)).toHaveLength(1);
     expect(polls).toBe(63);
     await other.database.drop();

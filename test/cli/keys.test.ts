@@ -138,8 +138,15 @@ describe('a command that calls the gateway', () => {
   it('says when nothing listens there', async () => {
     const env = { ...callerOf(t), MAILGUARD_URL: 'http://127.0.0.1:1' };
     const { code, stderr } = await mailguard(['keys', 'list'], { env });
-    expect(code).toBe(1);
+    expect(code).toBe(2);
     expect(stderr).toMatch(/http:\/\/127\.0\.0\.1:1 cannot be reached: .*ECONNREFUSED/);
+  });
+
+  it('says in one line that the gateway speaks no HTTPS', async () => {
+    const env = { ...callerOf(t), MAILGUARD_URL: t.url.replace('http:', 'https:') };
+    const { code, stderr } = await mailguard(['keys', 'list'], { env });
+    expect(code).toBe(2);
+    expect(stderr).toMatch(/^error: \S+ cannot be reached: it does not speak HTTPS\. .+\n$/);
   });
 
   it('speaks HTTPS to a gateway whose certificate the settings name', async () => {
@@ -154,7 +161,7 @@ describe('a command that calls the gateway', () => {
     expect((await mailguard(['keys', 'list'], { env })).code).toBe(0);
     // The control: without that trust, nobody vouches for the certificate.
     const strange = await mailguard(['keys', 'list'], { env: callerOf(secure) });
-    expect(strange.code).toBe(1);
+    expect(strange.code).toBe(2);
     expect(strange.stderr).toContain('NODE_EXTRA_CA_CERTS');
     await secure.close();
   });
@@ -241,7 +248,7 @@ describe('a server that does not answer', () => {
     const { code, stderr } = await running;
     server.closeAllConnections();
     server.close();
-    expect(code).toBe(1);
+    expect(code).toBe(2);
     expect(stderr).toContain(problem);
   });
 });
