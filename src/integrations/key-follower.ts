@@ -2,6 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { API_KEY_TYPES } from '../domain/api-key.ts';
 import type { EventLog, Position } from '../eventlog/eventlog.ts';
 import { readLine } from '../eventlog/upcast.ts';
+import { createOutage } from '../outage.ts';
 import type { LiveKeys } from '../projections/live-keys.ts';
 
 const PAGE_EVENTS = 1_000;
@@ -33,14 +34,20 @@ export function followKeys(deps: Deps, after: Position): KeyFollower {
 }
 
 async function follow(deps: Deps, after: Position, signal: AbortSignal): Promise<void> {
+  const outage = createOutage(deps.logger, {
+    failing: 'keys cannot be followed',
+    again: 'keys can be followed again',
+  });
   let position = after;
   for await (const head of deps.log.follow(after, signal)) {
     while (position < head && !signal.aborted) {
       // While the database is away nothing is stepped over: it is tried again.
-      position = await applyPage(deps, position, head).catch((error: unknown) => {
-        deps.logger.warn({ err: error }, 'keys cannot be followed');
-        return position;
-      });
+      try {
+        position = await applyPage(deps, position, head);
+        outage.works();
+      } catch (error) {
+        outage.failed(error);
+      }
       await sleep(LOOK_MS, undefined, { signal }).catch(() => undefined);
     }
   }

@@ -4,6 +4,7 @@ import type { Logger } from 'pino';
 import type { Clock } from '../clock.ts';
 import type { MessageStore } from '../domain/message-store.ts';
 import type { EventLog } from '../eventlog/eventlog.ts';
+import { createOutage } from '../outage.ts';
 import type { IntentKind } from '../projections/quarantine.ts';
 import { findDueIntents } from '../projections/quarantine-work.ts';
 import { type ActionPauses, createActionPauses } from './action-pauses.ts';
@@ -116,19 +117,22 @@ type Work = Readonly<{
 
 /** Looks for due actions until stopped; a database that is away is asked again. */
 async function look(deps: WorkerDeps, { inFlight, pauses, run, signal }: Work): Promise<void> {
+  const outage = createOutage(deps.logger, {
+    failing: 'the actions that are due cannot be read',
+    again: 'the actions that are due can be read again',
+  });
   while (!signal.aborted) {
     const room = IN_FLIGHT_MAX - inFlight.size;
     if (room > 0) {
       const busy = [...inFlight.keys()].map((key) => key.slice(key.indexOf('/') + 1));
-      const due = await findDueIntents(deps.pool, {
+      await findDueIntents(deps.pool, {
         now: deps.clock.now(),
         besides: [...busy, ...pauses.messages()],
         limit: Math.min(DUE_MAX, room),
-      }).catch((error: unknown) => {
-        deps.logger.warn({ err: error }, 'the actions that are due cannot be read');
-        return [];
-      });
-      for (const { messageId, kind } of due) void run(messageId, kind);
+      }).then((due) => {
+        outage.works();
+        for (const { messageId, kind } of due) void run(messageId, kind);
+      }, outage.failed);
     }
     await sleep(LOOK_MS, undefined, { signal }).catch(() => undefined);
   }

@@ -1,7 +1,9 @@
 import { type KeyObject, randomUUID } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { type CursorRow, claimCursors } from '../db/webhook-cursors.ts';
 import { countSurplus, forgetOtherWorkers } from '../db/webhook-workers.ts';
 import type { Position } from '../eventlog/eventlog.ts';
+import { createOutage } from '../outage.ts';
 import { findWebhook } from '../projections/webhooks.ts';
 import { LEASE_MS, openLease } from './lease.ts';
 import type { DeliveryDeps } from './running.ts';
@@ -37,7 +39,7 @@ export async function startWorker(deps: WorkerDeps): Promise<Worker> {
   const lease = openLease(deps.pool, { workerId, nodeId, leaseMs });
   let isStopped = false;
   const known = async (position: Position) => {
-    while (!isStopped && !(await deps.caughtUp(position))) await pause(RETRY_MS);
+    while (!isStopped && !(await deps.caughtUp(position))) await sleep(RETRY_MS);
   };
   const { position: head } = await deps.log.head();
   // From here on the tail knows of every change; what was before is in the read model by then.
@@ -150,29 +152,26 @@ async function giveUpSurplus(
   for (const one of [...owned.values()].slice(0, surplus)) await one.stop();
 }
 
+/** Runs at once and then each second, until stopped; what fails is tried with the next turn. */
 function startTicker({ logger }: WorkerDeps, run: () => Promise<void>) {
-  let timer: NodeJS.Timeout | null = null;
-  let isStopped = false;
-  const tick = async () => {
-    try {
-      await run();
-    } catch (error) {
-      logger.warn({ err: error }, 'webhooks wait for the database');
+  const stopping = new AbortController();
+  const { signal } = stopping;
+  const outage = createOutage(logger, {
+    failing: 'webhooks wait for the database',
+    again: 'webhooks have the database again',
+  });
+  const ticking = (async () => {
+    while (!signal.aborted) {
+      await run().then(outage.works, outage.failed);
+      await sleep(TICK_MS, undefined, { signal }).catch(() => undefined);
     }
-    if (!isStopped) timer = setTimeout(again, TICK_MS);
-  };
-  const again = () => {
-    running = tick();
-  };
-  let running = tick();
+  })();
   return {
     async stop() {
-      isStopped = true;
-      if (timer !== null) clearTimeout(timer);
-      await running;
+      stopping.abort();
+      await ticking;
     },
   };
 }
 
 const NO_SECRETS: ReadonlyMap<string, KeyObject> = new Map();
-const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
