@@ -1,9 +1,11 @@
 import { createHash } from 'node:crypto';
-import { toTimestamp } from '../clock.ts';
+import type pg from 'pg';
+import { type Clock, toTimestamp } from '../clock.ts';
 import type { AnnouncedMail } from '../db/quarantine-announcements.ts';
 import { HEAD_BYTES_MAX } from '../domain/message-store.ts';
 import type { AddedData, HeldBy, Reason, Scan } from '../domain/quarantine-language.ts';
 import { quarantinedMessage, quarantinedMessageStream } from '../domain/quarantined-message.ts';
+import type { EventLog } from '../eventlog/eventlog.ts';
 import { commandIdOf, handleCommand } from '../eventlog/handle-command.ts';
 import { systemMeta } from '../eventlog/system-meta.ts';
 import { readMailHead } from '../mail/mail-head.ts';
@@ -13,11 +15,22 @@ import {
   personalOf,
   retentionMsOf,
 } from '../projections/quarantine-added.ts';
+import type { Secrets } from '../secrets.ts';
 import type { HeldFile, HoldQueue, QueueEntry } from './hold-queue.ts';
-import type { WatchDeps } from './hold-queue-watch.ts';
-import type { LogFacts } from './mail-log.ts';
+import type { LogFacts, MailLog } from './mail-log.ts';
+import type { Rspamd } from './rspamd.ts';
 
-type Deps = Omit<WatchDeps, 'logger' | 'caughtUp' | 'lookMs'>;
+export type AddingDeps = Readonly<{
+  pool: pg.Pool;
+  log: EventLog;
+  secrets: Secrets;
+  clock: Clock;
+  nodeId: string;
+  /** Null: nothing can be asked of the filter. */
+  rspamd: Pick<Rspamd, 'check'> | null;
+  queue: HoldQueue;
+  mailLog: MailLog;
+}>;
 
 /** How far the mail log may be behind the queue. */
 export const LOG_BEHIND_MS = 1_500;
@@ -39,7 +52,7 @@ export type Find = Readonly<{
  * Makes a held file part of the quarantine. The same find gives the same message, so that doing it again records
  * nothing. False when the file was gone before it was read.
  */
-export async function addHeld(deps: Deps, find: Find, entry: QueueEntry): Promise<boolean> {
+export async function addHeld(deps: AddingDeps, find: Find, entry: QueueEntry): Promise<boolean> {
   const { nodeId, clock } = deps;
   const read = await readHeld(deps.queue, find.file);
   if (read === null) return false;
@@ -91,7 +104,7 @@ export async function addHeld(deps: Deps, find: Find, entry: QueueEntry): Promis
  * it again. What it did not hold stays unscanned, whatever it would say now.
  */
 async function scanAgain(
-  { queue, rspamd }: Deps,
+  { queue, rspamd }: AddingDeps,
   file: HeldFile,
   of: Readonly<{ heldBy: HeldBy; sender: string; recipients: readonly string[]; read: Read }>,
 ): Promise<Scan> {
@@ -119,7 +132,7 @@ export const scanOf = ({ score, symbols, reason }: AnnouncedMail): Scan => ({
 
 /** The log is read a moment later than the queue; of what has come long ago it says nothing new. */
 async function heldByOf(
-  { mailLog, clock }: Pick<Deps, 'mailLog' | 'clock'>,
+  { mailLog, clock }: Pick<AddingDeps, 'mailLog' | 'clock'>,
   { file, announced, episode, logUntilMs }: Find,
 ): Promise<HeldBy> {
   const arrivedMs = Number(file.file.mtime) * 1_000;

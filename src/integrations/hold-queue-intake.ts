@@ -1,8 +1,18 @@
+import type { Logger } from 'pino';
 import { dropAnnouncements, findAnnouncements } from '../db/quarantine-announcements.ts';
 import { findOutOfHoldQueue, type QueuedMessage } from '../projections/hold-queue.ts';
 import { type HeldFile, lineOf } from './hold-queue.ts';
-import { addHeld, type Find, isOf, LOG_BEHIND_MS } from './hold-queue-adding.ts';
-import type { Watch, WatchDeps } from './hold-queue-watch.ts';
+import { type AddingDeps, addHeld, type Find, isOf, LOG_BEHIND_MS } from './hold-queue-adding.ts';
+
+export type IntakeDeps = AddingDeps & Readonly<{ logger: Logger }>;
+
+/** What is remembered, from look to look, of files that are not taken in yet. */
+export type Strangers = Readonly<{
+  /** How often each was seen. */
+  sightings: Map<string, number>;
+  /** Those that could not be taken in, and when they are tried again. */
+  refused: Map<string, number>;
+}>;
 
 /** What nobody announced is taken in once it was seen so often: the announcement may be on its way. */
 const SIGHTINGS = 2;
@@ -19,13 +29,13 @@ export const lineOfMessage = ({ queueId, fileSize, fileMtime }: QueuedMessage): 
 
 /** Takes in what is held and not known. True when some are left for the next look. */
 export async function takeIn(
-  deps: WatchDeps,
-  watch: Watch,
+  deps: IntakeDeps,
+  strangers: Strangers,
   unknown: readonly HeldFile[],
 ): Promise<boolean> {
   const keys = new Set(unknown.map(lineOf));
-  for (const key of watch.sightings.keys()) if (!keys.has(key)) watch.sightings.delete(key);
-  for (const key of watch.refused.keys()) if (!keys.has(key)) watch.refused.delete(key);
+  for (const key of strangers.sightings.keys()) if (!keys.has(key)) strangers.sightings.delete(key);
+  for (const key of strangers.refused.keys()) if (!keys.has(key)) strangers.refused.delete(key);
   if (unknown.length === 0) return false;
   const ids = unknown.map(({ queueId }) => queueId);
   const announcements = await findAnnouncements(deps.pool, deps.nodeId, ids);
@@ -34,9 +44,9 @@ export async function takeIn(
   // All of one look together, or many of which it says nothing would take for ever.
   const logUntilMs = performance.now() + LOG_BEHIND_MS;
   for (const file of unknown) {
-    if ((watch.refused.get(lineOf(file)) ?? 0) > deps.clock.nowMs()) continue;
-    const sightings = (watch.sightings.get(lineOf(file)) ?? 0) + 1;
-    watch.sightings.set(lineOf(file), sightings);
+    if ((strangers.refused.get(lineOf(file)) ?? 0) > deps.clock.nowMs()) continue;
+    const sightings = (strangers.sightings.get(lineOf(file)) ?? 0) + 1;
+    strangers.sightings.set(lineOf(file), sightings);
     const before = ended.get(lineOf(file)) ?? [];
     const announcement = announcements.get(file.queueId);
     const isAnnounced = announcement !== undefined && isOf(announcement, file.file.mtime);
@@ -50,18 +60,22 @@ export async function takeIn(
     ready.push({ file, announced, episode: before.length, logUntilMs });
   }
   const now = ready.slice(0, ADDED_MAX);
-  const added = now.length > 0 ? await addAll(deps, watch, now) : 0;
+  const added = now.length > 0 ? await addAll(deps, strangers, now) : 0;
   // Where nothing comes of it there is no hurry.
   return added > 0 && ready.length > now.length;
 }
 
 /** A crash came between the end of a message and the removal of its file. */
-async function removeAgain({ queue, logger }: WatchDeps, file: HeldFile): Promise<void> {
+async function removeAgain({ queue, logger }: IntakeDeps, file: HeldFile): Promise<void> {
   const outcome = await queue.act('discard', file);
   logger.warn({ queue_id: file.queueId, outcome }, 'a message that has ended was still held');
 }
 
-async function addAll(deps: WatchDeps, watch: Watch, finds: readonly Find[]): Promise<number> {
+async function addAll(
+  deps: IntakeDeps,
+  strangers: Strangers,
+  finds: readonly Find[],
+): Promise<number> {
   const entries = await deps.queue.list();
   const added: Find[] = [];
   for (let at = 0; at < finds.length; at += ADDED_AT_ONCE) {
@@ -71,10 +85,10 @@ async function addAll(deps: WatchDeps, watch: Watch, finds: readonly Find[]): Pr
         const entry = entries.get(find.file.queueId);
         // Not in the list, or elsewhere: it is on its way, and the next look will tell where to.
         if (entry?.queueName !== 'hold') {
-          noteUnlisted(deps, watch, find);
+          noteUnlisted(deps, strangers, find);
           return;
         }
-        const isAdded = await addHeld(deps, find, entry).catch(refusedOf(deps, watch, find));
+        const isAdded = await addHeld(deps, find, entry).catch(refusedOf(deps, strangers, find));
         if (isAdded) added.push(find);
       }),
     );
@@ -89,14 +103,14 @@ async function addAll(deps: WatchDeps, watch: Watch, finds: readonly Find[]): Pr
 }
 
 /** Nobody would learn of mail that is never listed, were it not said. */
-function noteUnlisted({ logger }: WatchDeps, { sightings }: Watch, { file }: Find): void {
+function noteUnlisted({ logger }: IntakeDeps, { sightings }: Strangers, { file }: Find): void {
   if (sightings.get(lineOf(file)) !== UNLISTED) return;
   logger.warn({ queue_id: file.queueId }, 'a file is held that Postfix does not list');
 }
 
 /** One that cannot be read keeps no other out, and is tried again later. */
 const refusedOf =
-  ({ logger, clock }: WatchDeps, { refused }: Watch, { file }: Find) =>
+  ({ logger, clock }: IntakeDeps, { refused }: Strangers, { file }: Find) =>
   (error: unknown): false => {
     const fields = { err: error, queue_id: file.queueId };
     if (!refused.has(lineOf(file))) logger.warn(fields, 'a held message cannot be taken in');

@@ -1,7 +1,4 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import type pg from 'pg';
-import type { Logger } from 'pino';
-import type { Clock } from '../clock.ts';
 import {
   dropAnnouncements,
   findAnnouncements,
@@ -10,36 +7,23 @@ import {
 import { DomainError } from '../domain/errors.ts';
 import type { QuarantineCommand } from '../domain/quarantine-language.ts';
 import { quarantinedMessage, quarantinedMessageStream } from '../domain/quarantined-message.ts';
-import type { EventLog } from '../eventlog/eventlog.ts';
 import { commandIdOf, handleCommand } from '../eventlog/handle-command.ts';
 import { systemMeta } from '../eventlog/system-meta.ts';
 import { findInHoldQueue, type QueuedMessage } from '../projections/hold-queue.ts';
-import type { Secrets } from '../secrets.ts';
 import { createWaker } from '../waker.ts';
-import { type HoldQueue, lineOf } from './hold-queue.ts';
+import { lineOf } from './hold-queue.ts';
 import { isOf, LOG_BEHIND_MS, scanOf } from './hold-queue-adding.ts';
-import { lineOfMessage, takeIn } from './hold-queue-intake.ts';
-import type { MailLog } from './mail-log.ts';
+import { type IntakeDeps, lineOfMessage, type Strangers, takeIn } from './hold-queue-intake.ts';
 import { vanishedHow } from './postfix-outlet.ts';
 import type { HoldUsage } from './postfix-store.ts';
-import type { Rspamd } from './rspamd.ts';
 
-export type WatchDeps = Readonly<{
-  pool: pg.Pool;
-  log: EventLog;
-  secrets: Secrets;
-  clock: Clock;
-  logger: Logger;
-  nodeId: string;
-  /** Null: nothing can be asked of the filter. */
-  rspamd: Pick<Rspamd, 'check'> | null;
-  queue: HoldQueue;
-  mailLog: MailLog;
-  /** Resolves when the read model of the quarantine has everything that the log has now. */
-  caughtUp: () => Promise<boolean>;
-  /** Between two looks; null: 5 seconds. */
-  lookMs: number | null;
-}>;
+export type WatchDeps = IntakeDeps &
+  Readonly<{
+    /** Resolves when the read model of the quarantine has everything that the log has now. */
+    caughtUp: () => Promise<boolean>;
+    /** Between two looks; null: 5 seconds. */
+    lookMs: number | null;
+  }>;
 
 export type HoldQueueWatch = Readonly<{
   /** Something was announced that the hold queue should show within moments. */
@@ -61,11 +45,9 @@ const STOP_MS = 5_000;
 const GONE_MAX = 100;
 
 /** What is remembered from look to look. */
-export type Watch = {
+type Watch = {
   readonly misses: Map<string, number>;
-  readonly sightings: Map<string, number>;
-  /** Files that could not be taken in, and when they are tried again. */
-  readonly refused: Map<string, number>;
+  readonly strangers: Strangers;
   usage: HoldUsage;
   trouble: string | null;
   expected: number;
@@ -78,8 +60,7 @@ export type Watch = {
 export function startHoldQueueWatch(deps: WatchDeps): HoldQueueWatch {
   const watch: Watch = {
     misses: new Map(),
-    sightings: new Map(),
-    refused: new Map(),
+    strangers: { sightings: new Map(), refused: new Map() },
     usage: { messages: 0, bytes: 0 },
     trouble: null,
     expected: 0,
@@ -143,7 +124,7 @@ async function look(deps: WatchDeps, watch: Watch): Promise<boolean> {
   const missing = messages.filter((message) => !present.has(lineOfMessage(message)));
   await noteScans(deps, messages);
   await noteGone(deps, watch, missing);
-  const isMore = await takeIn(deps, watch, unknown);
+  const isMore = await takeIn(deps, watch.strangers, unknown);
   await purgeAnnouncements(deps.pool, deps.nodeId, deps.clock.now());
   return isMore;
 }

@@ -1,19 +1,35 @@
-import { toTimestamp } from '../clock.ts';
+import { type Clock, toTimestamp } from '../clock.ts';
 import { DomainError } from '../domain/errors.ts';
+import type { MessageStore } from '../domain/message-store.ts';
 import type { QuarantineCommand, VanishedHow } from '../domain/quarantine-language.ts';
 import { type QuarantinedMessage, quarantinedMessage } from '../domain/quarantined-message.ts';
+import type { EventLog } from '../eventlog/eventlog.ts';
 import { handleCommand, newCommandId } from '../eventlog/handle-command.ts';
 import { isConnectionError } from '../eventlog/unavailable.ts';
+import type { Outlet } from './outlet.ts';
 import { makeWishedFilters } from './quarantine-filters.ts';
 import { metaAfter, type OpenedHistory, readHistory } from './quarantine-history.ts';
-import type { InSlot, WorkerDeps } from './quarantine-worker.ts';
+import type { Rspamd } from './rspamd.ts';
 
-const FINISH_RETRY_MS = 500;
+export type EffectDeps = Readonly<{
+  log: EventLog;
+  store: MessageStore;
+  clock: Clock;
+  nodeId: string;
+  outlet: Outlet;
+  /** Null: nothing can be taught. */
+  rspamd: Rspamd | null;
+}>;
+
+/** Runs work when both the whole and the route have a free slot. */
+export type InSlot = (route: string, work: () => Promise<void>) => Promise<void>;
 
 export type Transfer = Readonly<{ signal: AbortSignal; inSlot: InSlot }>;
 
+const FINISH_RETRY_MS = 500;
+
 /** Releases a message, or bounces it: whichever is asked for. Does nothing when neither is, or none is due. */
-export async function transfer(deps: WorkerDeps, id: string, how: Transfer): Promise<void> {
+export async function transfer(deps: EffectDeps, id: string, how: Transfer): Promise<void> {
   const history = await readHistory(deps.log, id);
   const { state } = history.state;
   if (state !== 'release_requested' && state !== 'reject_requested') return;
@@ -36,7 +52,7 @@ export async function transfer(deps: WorkerDeps, id: string, how: Transfer): Pro
 }
 
 /** Removes the bytes of a message whose discard is asked for, and records it. */
-export async function discard(deps: WorkerDeps, id: string): Promise<void> {
+export async function discard(deps: EffectDeps, id: string): Promise<void> {
   const history = await readHistory(deps.log, id);
   if (history.state.state !== 'discard_requested') return;
   await makeWishedFilters(deps, history);
@@ -48,7 +64,7 @@ const vanish = (how: VanishedHow | undefined): QuarantineCommand =>
   how === undefined ? { type: 'Vanish' } : { type: 'Vanish', how };
 
 /** Teaches rspamd what was asked for, one request after another, and records what came of each. */
-export async function retrain(deps: WorkerDeps, id: string, signal: AbortSignal): Promise<void> {
+export async function retrain(deps: EffectDeps, id: string, signal: AbortSignal): Promise<void> {
   for (;;) {
     const history = await readHistory(deps.log, id);
     const [open] = history.openTraining;
@@ -66,7 +82,7 @@ export async function retrain(deps: WorkerDeps, id: string, signal: AbortSignal)
   }
 }
 
-async function removeWhenRejected(deps: WorkerDeps, { id }: OpenedHistory): Promise<void> {
+async function removeWhenRejected(deps: EffectDeps, { id }: OpenedHistory): Promise<void> {
   const { state } = await readHistory(deps.log, id);
   if (state.state === 'rejected') await deps.store.remove(id);
 }
@@ -87,7 +103,7 @@ async function untilRecorded(signal: AbortSignal, record: () => Promise<unknown>
 }
 
 async function tell(
-  deps: WorkerDeps,
+  deps: EffectDeps,
   history: OpenedHistory,
   command: QuarantineCommand,
 ): Promise<QuarantinedMessage> {

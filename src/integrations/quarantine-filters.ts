@@ -1,13 +1,16 @@
+import type { Clock } from '../clock.ts';
+import type { EventLog } from '../eventlog/eventlog.ts';
 import { commandIdOf } from '../eventlog/handle-command.ts';
 import { metaAfter, type OpenedHistory } from './quarantine-history.ts';
-import type { WorkerDeps } from './quarantine-worker.ts';
 import { makeSenderFilter } from './sender-filters.ts';
+
+type Deps = Readonly<{ log: EventLog; clock: Clock; nodeId: string }>;
 
 /**
  * Makes the sender filters that came with a release or a discard, before its effect: one that was made
  * already stays as it is, so a crash between loses and doubles none.
  */
-export async function makeWishedFilters(deps: WorkerDeps, history: OpenedHistory): Promise<void> {
+export async function makeWishedFilters(deps: Deps, history: OpenedHistory): Promise<void> {
   const { wish, disclosed, asked } = history;
   if (wish === null || asked === null || !disclosed.sender) return;
   const targets = targetsOf(history);

@@ -1,29 +1,21 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type pg from 'pg';
 import type { Logger } from 'pino';
-import type { Clock } from '../clock.ts';
-import type { MessageStore } from '../domain/message-store.ts';
-import type { EventLog } from '../eventlog/eventlog.ts';
 import { createOutage } from '../outage.ts';
 import type { IntentKind } from '../projections/quarantine.ts';
 import { findDueIntents } from '../projections/quarantine-work.ts';
 import { type ActionPauses, createActionPauses } from './action-pauses.ts';
-import type { Outlet } from './outlet.ts';
-import { discard, retrain, type Transfer, transfer } from './quarantine-effects.ts';
-import type { Rspamd } from './rspamd.ts';
+import {
+  discard,
+  type EffectDeps,
+  type InSlot,
+  retrain,
+  type Transfer,
+  transfer,
+} from './quarantine-effects.ts';
 import { createTurns } from './turns.ts';
 
-export type WorkerDeps = Readonly<{
-  pool: pg.Pool;
-  log: EventLog;
-  store: MessageStore;
-  clock: Clock;
-  logger: Logger;
-  nodeId: string;
-  outlet: Outlet;
-  /** Null: nothing can be taught. */
-  rspamd: Rspamd | null;
-}>;
+export type WorkerDeps = EffectDeps & Readonly<{ pool: pg.Pool; logger: Logger }>;
 
 export type QuarantineWorker = Readonly<{
   /**
@@ -153,6 +145,3 @@ async function carryOut(
       return transfer(deps, id, { inSlot, signal });
   }
 }
-
-/** Runs work when both the whole and the route have a free slot. */
-export type InSlot = (route: string, work: () => Promise<void>) => Promise<void>;
