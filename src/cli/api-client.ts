@@ -12,8 +12,8 @@ import {
   readText,
   UnreachableError,
 } from './connection.ts';
-import { counted } from './progress.ts';
-import { serverOf } from './server-of.ts';
+import { counted } from './numbers.ts';
+import { serverOf } from './server.ts';
 import { say, type Terminal } from './terminal.ts';
 
 type Answer = Readonly<{ data: unknown; headers: http.IncomingHttpHeaders }>;

@@ -4,9 +4,10 @@ import { CliError, type Command, EXIT, type Given, usageError } from './command.
 import { type Query, UnreachableError } from './connection.ts';
 import { openSink, type Sink } from './export-sink.ts';
 import { type Received, receive, type Trailer } from './export-stream.ts';
-import { CALLER } from './help.ts';
 import { lastInstant } from './instant.ts';
-import { counted, type Progress, startProgress } from './progress.ts';
+import { counted } from './numbers.ts';
+import { type Progress, startProgress } from './progress.ts';
+import { CALLER } from './settings.ts';
 import { printJson, say, type Terminal } from './terminal.ts';
 
 const NDJSON = 'application/x-ndjson';

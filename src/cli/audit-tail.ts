@@ -2,8 +2,8 @@ import { loadConfig } from '../config.ts';
 import { type Api, openApi } from './api-client.ts';
 import { type Command, EXIT, type Given, usageError } from './command.ts';
 import { type Query, UnreachableError } from './connection.ts';
-import { CALLER } from './help.ts';
 import { fromMicros, lastInstant, toMicros } from './instant.ts';
+import { CALLER } from './settings.ts';
 import { toLine } from './table.ts';
 import { clean, print, say, type Terminal } from './terminal.ts';
 

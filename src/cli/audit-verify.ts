@@ -1,8 +1,9 @@
-import { CliError, type Command, EXIT, type Given, JSON_OPTION } from './command.ts';
+import { CliError, type Command, EXIT, type Given, JSON_OPTION, unusable } from './command.ts';
+import type { ExportVerdict } from './export-soundness.ts';
 import { sayDamage } from './findings.ts';
-import { count, counted, startProgress } from './progress.ts';
+import { count, counted } from './numbers.ts';
+import { startProgress } from './progress.ts';
 import { print, printJson, type Terminal } from './terminal.ts';
-import type { ExportVerdict } from './verify-export.ts';
 
 export const auditVerify: Command = {
   name: 'audit verify',
@@ -31,7 +32,7 @@ export const auditVerify: Command = {
 
 async function runVerify(given: Given, terminal: Terminal): Promise<number> {
   const [file = ''] = given.parameters;
-  const { verifyExport } = await import('./verify-export.ts');
+  const { verifyExport } = await import('./export-soundness.ts');
   const progress = startProgress(terminal, 'Verifying');
   const options = {
     isFiltered: given.has('filtered'),
@@ -50,7 +51,7 @@ async function runVerify(given: Given, terminal: Terminal): Promise<number> {
 /** A file that cannot be read is no damage of what was exported, and has its own exit status. */
 function refuse(error: unknown, { signal }: Terminal): never {
   if (signal.aborted || !(error instanceof Error) || error instanceof CliError) throw error;
-  throw new CliError(`The file cannot be read. ${error.message}`, EXIT.unusable);
+  throw unusable(`The file cannot be read. ${error.message}`);
 }
 
 const describe = (verdict: ExportVerdict): string =>

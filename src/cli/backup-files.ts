@@ -7,7 +7,7 @@ import { pipeline } from 'node:stream/promises';
 import { createGunzip, createGzip } from 'node:zlib';
 import { z } from 'zod';
 import { syncDirectory } from '../integrations/spool-files.ts';
-import { CliError, EXIT } from './command.ts';
+import { CliError, unusable } from './command.ts';
 
 /** The shape of a backup; a program reads only the one that it knows. */
 export const FORMAT = 1;
@@ -118,15 +118,12 @@ export async function readManifest(dir: string): Promise<Manifest> {
   const text = await readFile(join(dir, MANIFEST), 'utf8').catch((error: unknown) => {
     const { code, message } = error as NodeJS.ErrnoException;
     const why = code === 'ENOENT' ? 'it has no manifest.json, so it was not ended' : message;
-    throw new CliError(`${dir} is no backup: ${why}.`, EXIT.unusable);
+    throw unusable(`${dir} is no backup: ${why}.`);
   });
   const { sha256, ...said } = parse(text) ?? {};
   const { format } = said;
   if (typeof format === 'number' && format !== FORMAT) {
-    throw new CliError(
-      `This backup has format ${format}; this program reads ${FORMAT}.`,
-      EXIT.unusable,
-    );
+    throw unusable(`This backup has format ${format}; this program reads ${FORMAT}.`);
   }
   const parsed = Manifest.safeParse(said);
   if (parsed.success && sha256 === digestOf(said)) return parsed.data;

@@ -11,11 +11,12 @@ import {
   writePacked,
 } from './backup-files.ts';
 import { openSpoolCopy, type SpoolCopy } from './backup-spool.ts';
-import { CliError, type Command, EXIT, type Given, JSON_OPTION } from './command.ts';
-import { JOINER } from './help.ts';
+import { CliError, type Command, EXIT, type Given, JSON_OPTION, unusable } from './command.ts';
+import { dataDirOf } from './data-dir.ts';
 import type { Joined } from './join.ts';
-import { count, counted, startProgress } from './progress.ts';
-import { dataDirOf } from './server-of.ts';
+import { count, counted } from './numbers.ts';
+import { startProgress } from './progress.ts';
+import { JOINER } from './settings.ts';
 import { print, printJson, say, type Terminal } from './terminal.ts';
 import { productVersion } from './version.ts';
 
@@ -60,7 +61,7 @@ async function runBackup(given: Given, terminal: Terminal): Promise<number> {
 }
 
 async function makeEmpty(dir: string): Promise<void> {
-  const refused = (why: string) => new CliError(`${dir} ${why}`, EXIT.unusable);
+  const refused = (why: string) => unusable(`${dir} ${why}`);
   try {
     await mkdir(dir, { recursive: true, mode: 0o700 });
     if ((await readdir(dir)).length > 0) {
@@ -160,10 +161,7 @@ async function tellMissing({ db }: Snapshot, { spool, terminal }: Run): Promise<
   if (missing === 0) return;
   const held = `${counted(missing, 'message')}: held in the database, but not in the spool`;
   if (spool !== null) return say(terminal, `${held} (decided meanwhile, or lost).`);
-  throw new CliError(
-    `${held}. Set MAILGUARD_DATA_DIR to the data directory of the gateway.`,
-    EXIT.unusable,
-  );
+  throw unusable(`${held}. Set MAILGUARD_DATA_DIR to the data directory of the gateway.`);
 }
 
 async function copySchema(

@@ -57,6 +57,9 @@ export class CliError extends Error {
 export const usageError = (message: string, command: string): CliError =>
   new CliError(`${message}; see mailguard${command === '' ? '' : ` ${command}`} --help`, 2);
 
+/** What keeps a command from being begun: a setting, or what it is to work on. */
+export const unusable = (message: string): CliError => new CliError(message, EXIT.unusable);
+
 /** What an error says, in words. */
 export function messageOf(error: unknown): string {
   if (!(error instanceof Error)) return String(error);

@@ -1,7 +1,7 @@
 import http from 'node:http';
 import https from 'node:https';
 import { CliError, EXIT, messageOf } from './command.ts';
-import type { Server } from './server-of.ts';
+import type { Server } from './server.ts';
 import { clean, type Terminal } from './terminal.ts';
 
 /** A gateway, and the connections to it. */

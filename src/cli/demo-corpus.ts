@@ -4,9 +4,9 @@ import { createRequire } from 'node:module';
 import { dirname, extname, join, relative, sep } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { Config } from '../config.ts';
-import { CliError, EXIT } from './command.ts';
+import { unusable } from './command.ts';
+import { dataDirOf } from './data-dir.ts';
 import { findFiles, nothingLeftOut } from './mail-files.ts';
-import { dataDirOf } from './server-of.ts';
 
 /** Real letters of 2002, given away for this purpose; never part of this program. */
 const CORPUS = {
@@ -32,9 +32,9 @@ export type Corpus = Readonly<{ folder: string; files: readonly CorpusFile[] }>;
  */
 export async function openCorpus(given: string | null, config: Config): Promise<Corpus> {
   const folder = given ?? installedCorpus(config);
-  if (folder === null) throw new CliError(HINT, EXIT.unusable);
+  if (folder === null) throw unusable(HINT);
   const found = await stat(folder).catch(() => null);
-  if (found?.isDirectory() !== true) throw new CliError(`${folder} is no folder`, EXIT.unusable);
+  if (found?.isDirectory() !== true) throw unusable(`${folder} is no folder`);
   const files: (CorpusFile & { rank: string })[] = [];
   for await (const { path, problem } of findFiles([folder], nothingLeftOut())) {
     if (problem !== null || NO_MAIL.includes(extname(path))) continue;
@@ -42,7 +42,7 @@ export async function openCorpus(given: string | null, config: Config): Promise<
     const rank = createHash('sha256').update(name).digest('hex');
     files.push({ path, rank, isSpam: isSpam(name, rank) });
   }
-  if (files.length === 0) throw new CliError(`${folder} has no mail in it`, EXIT.unusable);
+  if (files.length === 0) throw unusable(`${folder} has no mail in it`);
   return { folder, files: mixed(files.sort((a, b) => (a.rank < b.rank ? -1 : 1))) };
 }
 

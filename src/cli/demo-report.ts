@@ -1,14 +1,14 @@
 import { join } from 'node:path';
 import type { Config } from '../config.ts';
 import type { Api } from './api-client.ts';
+import { dataDirOf } from './data-dir.ts';
 import type { Acts } from './demo-acts.ts';
 import type { DemoImport } from './demo-import.ts';
 import type { DemoDomain, Visitor } from './demo-people.ts';
 import type { DemoSink } from './demo-sink.ts';
 import type { KeyShown } from './keys.ts';
+import { count } from './numbers.ts';
 import { readPages } from './pages.ts';
-import { count } from './progress.ts';
-import { dataDirOf } from './server-of.ts';
 import { table } from './table.ts';
 import { clean, print, printJson, type Terminal } from './terminal.ts';
 

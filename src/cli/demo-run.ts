@@ -1,6 +1,6 @@
 import { loadConfig } from '../config.ts';
 import { type Api, openApi } from './api-client.ts';
-import { CliError, EXIT } from './command.ts';
+import { CliError, unusable } from './command.ts';
 import { actOn } from './demo-acts.ts';
 import { openCorpus } from './demo-corpus.ts';
 import { CONCURRENCY, importCorpus } from './demo-import.ts';
@@ -9,7 +9,7 @@ import { findHeld, lookAround, printSeen, type Seen } from './demo-report.ts';
 import { startDemoSink } from './demo-sink.ts';
 import { openMailSender } from './mail-sender.ts';
 import { startProgress } from './progress.ts';
-import { isOnThisMachine } from './server-of.ts';
+import { isOnThisMachine } from './server.ts';
 import { say, type Terminal } from './terminal.ts';
 
 type Wanted = Readonly<{ corpus: string | null; messages: number; isJson: boolean }>;
@@ -57,5 +57,5 @@ export async function runDemo(
 /** The gateway has to reach an SMTP server on this machine; and one at work is no place for a demo. */
 function requireNear({ url }: Api): void {
   if (isOnThisMachine(url)) return;
-  throw new CliError('The demo is for a gateway on this machine.', EXIT.unusable);
+  throw unusable('The demo is for a gateway on this machine.');
 }

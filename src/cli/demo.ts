@@ -1,5 +1,5 @@
 import { type Command, EXIT, type Given, usageError } from './command.ts';
-import { CALLER } from './help.ts';
+import { CALLER } from './settings.ts';
 
 const MESSAGES_DEFAULT = 300;
 const MESSAGES_MAX = 100_000;

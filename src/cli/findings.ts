@@ -1,4 +1,4 @@
-import { count } from './progress.ts';
+import { count } from './numbers.ts';
 import { clean, say, type Terminal } from './terminal.ts';
 
 /** The kinds of damage that `log verify` and `audit verify` tell apart. */

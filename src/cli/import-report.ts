@@ -1,6 +1,6 @@
 import type { LeftOut } from './mail-files.ts';
 import type { Place, Refusal } from './mail-reader.ts';
-import { count, counted } from './progress.ts';
+import { count, counted } from './numbers.ts';
 import { table } from './table.ts';
 import { print, type Terminal } from './terminal.ts';
 

@@ -9,8 +9,8 @@ import { openClient, openPool } from '../db/pool.ts';
 import type { EventLog } from '../eventlog/eventlog.ts';
 import { openEventLog } from '../eventlog/open.ts';
 import { isConnectionError } from '../eventlog/unavailable.ts';
-import { CliError, EXIT, messageOf } from './command.ts';
-import { dataDirOf } from './server-of.ts';
+import { messageOf, unusable } from './command.ts';
+import { dataDirOf } from './data-dir.ts';
 
 /** The database as a second client beside a gateway that may be running. */
 export type Joined = Readonly<{
@@ -77,10 +77,9 @@ export async function withLog<Result>(
 async function startEmbedded(config: Config): Promise<EmbeddedPostgres> {
   const dataDir = dataDirOf(config);
   if (!existsSync(join(dataDir, 'postgres'))) {
-    throw new CliError(
+    throw unusable(
       `There is no database in ${dataDir}: start the gateway once, or set MAILGUARD_DATA_DIR or ` +
         'MAILGUARD_DATABASE_URL.',
-      EXIT.unusable,
     );
   }
   try {
@@ -89,10 +88,7 @@ async function startEmbedded(config: Config): Promise<EmbeddedPostgres> {
     if (embedded.adopted) embedded.release();
     return embedded;
   } catch (error) {
-    throw new CliError(
-      `The database in ${dataDir} cannot be used: ${messageOf(error)}`,
-      EXIT.unusable,
-    );
+    throw unusable(`The database in ${dataDir} cannot be used: ${messageOf(error)}`);
   }
 }
 
@@ -107,13 +103,12 @@ export async function requireTable(url: string, table: string): Promise<void> {
     );
     if (rows[0]?.found === true) return;
   } catch (error) {
-    throw new CliError(`The database cannot be used: ${messageOf(error)}`, EXIT.unusable);
+    throw unusable(`The database cannot be used: ${messageOf(error)}`);
   } finally {
     await client.end().catch(() => undefined);
   }
-  throw new CliError(
+  throw unusable(
     'The database holds nothing of MailGuard, or only of an earlier release: start the gateway once.',
-    EXIT.unusable,
   );
 }
 

@@ -1,8 +1,8 @@
 import { loadConfig } from '../config.ts';
 import { openApi } from './api-client.ts';
 import { type Command, EXIT, type Given, JSON_OPTION, usageError } from './command.ts';
-import { CALLER, JOINER } from './help.ts';
 import { readPages } from './pages.ts';
+import { CALLER, JOINER } from './settings.ts';
 import { table } from './table.ts';
 import { clean, print, printJson, say, type Terminal } from './terminal.ts';
 

@@ -11,10 +11,10 @@ import { DomainError } from '../domain/errors.ts';
 import type { EventMeta } from '../eventlog/eventlog.ts';
 import { handleCommand, newCommandId, readState } from '../eventlog/handle-command.ts';
 import { deriveSecrets, keyPrefixOf, type Secrets } from '../secrets.ts';
-import { CliError, EXIT } from './command.ts';
+import { unusable } from './command.ts';
+import { readSecretFile } from './data-dir.ts';
 import { type Opened, withDatabase, withLog } from './join.ts';
 import type { KeyShown, KeyWanted } from './keys.ts';
-import { readSecretFile } from './server-of.ts';
 import type { Terminal } from './terminal.ts';
 
 type Local = Opened & Readonly<{ secrets: Secrets }>;
@@ -98,10 +98,9 @@ async function withLocal<Result>(
       if (await belongsToMasterKey(opened.pool, secrets.fingerprint)) {
         return work({ ...opened, secrets });
       }
-      throw new CliError(
+      throw unusable(
         'The master key is not the one of this database: set MAILGUARD_MASTER_KEY, or ' +
           'MAILGUARD_DATA_DIR to the data directory of its gateway.',
-        EXIT.unusable,
       );
     }),
   );
@@ -112,7 +111,7 @@ function masterKeyOf(config: Config): Buffer {
   if (config.masterKey !== null) return config.masterKey;
   const text = readSecretFile(config, 'master-key', 'MAILGUARD_MASTER_KEY');
   if (MASTER_KEY.test(text)) return Buffer.from(text, 'hex');
-  throw new CliError('The master-key file does not hold a master key.', EXIT.unusable);
+  throw unusable('The master-key file does not hold a master key.');
 }
 
 type Checked = Readonly<{

@@ -1,11 +1,12 @@
 import { loadConfig } from '../config.ts';
-import { CliError, type Command, EXIT, type Given, JSON_OPTION } from './command.ts';
+import { CliError, type Command, EXIT, type Given, JSON_OPTION, unusable } from './command.ts';
 import { type Findings, sayDamage } from './findings.ts';
-import { JOINER } from './help.ts';
 import type { Joined } from './join.ts';
-import { counted, type Progress, startProgress } from './progress.ts';
+import type { Verdict } from './log-soundness.ts';
+import { counted } from './numbers.ts';
+import { type Progress, startProgress } from './progress.ts';
+import { JOINER } from './settings.ts';
 import { print, printJson, type Terminal } from './terminal.ts';
-import type { Verdict } from './verify-log.ts';
 
 export const logVerify: Command = {
   name: 'log verify',
@@ -52,7 +53,7 @@ async function verify(
 ): Promise<{ verdict: Verdict; findings: Findings }> {
   const [{ openClient }, { verifyLog }, { readAppliedTo }] = await Promise.all([
     import('../db/pool.ts'),
-    import('./verify-log.ts'),
+    import('./log-soundness.ts'),
     import('./checkpoints.ts'),
   ]);
   const appliedTo = await readAppliedTo(openClient({ url, role }));
@@ -69,7 +70,7 @@ async function verify(
 function refuse(error: unknown, { signal }: Terminal): never {
   if (signal.aborted || !(error instanceof Error)) throw error;
   const message = error instanceof CliError ? error.message : `${error.name}: ${error.message}`;
-  throw new CliError(`The log cannot be checked. ${message}`, EXIT.unusable);
+  throw unusable(`The log cannot be checked. ${message}`);
 }
 
 const describe = ({ ok, events, streams, disclosures, head }: Verdict): string =>

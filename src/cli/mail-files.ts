@@ -1,6 +1,6 @@
 import { lstat, readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { CliError, EXIT, messageOf } from './command.ts';
+import { messageOf, unusable } from './command.ts';
 
 /** Deeper folders are left out: nobody keeps mail so deep, and a loop of mounts would never end. */
 const DEPTH_MAX = 32;
@@ -17,10 +17,10 @@ export const nothingLeftOut = (): LeftOut => ({ hidden: 0, links: 0, special: 0,
 export async function requireRoots(roots: readonly string[]): Promise<void> {
   for (const root of roots) {
     const found = await stat(root).catch((error: unknown) => {
-      throw new CliError(messageOf(error), EXIT.unusable);
+      throw unusable(messageOf(error));
     });
     if (found.isFile() || found.isDirectory()) continue;
-    throw new CliError(`${root} is neither a folder nor a file`, EXIT.unusable);
+    throw unusable(`${root} is neither a folder nor a file`);
   }
 }
 

@@ -2,7 +2,7 @@ import { type FileHandle, open } from 'node:fs/promises';
 import { messageOf } from './command.ts';
 import type { FoundFile } from './mail-files.ts';
 import { type ByteSource, findMessages, type MessageRange, unescapeFromLines } from './mbox.ts';
-import { count } from './progress.ts';
+import { count } from './numbers.ts';
 
 /** Where a message was found. */
 export type Place = Readonly<{

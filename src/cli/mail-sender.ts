@@ -3,7 +3,7 @@ import { setMaxListeners } from 'node:events';
 import http from 'node:http';
 import https from 'node:https';
 import type { Config } from '../config.ts';
-import { CliError, EXIT } from './command.ts';
+import { CliError, unusable } from './command.ts';
 import {
   type Envelope as Answered,
   begin,
@@ -15,7 +15,7 @@ import {
 } from './connection.ts';
 import type { Envelope } from './mail-envelope.ts';
 import type { Refusal } from './mail-reader.ts';
-import { serverOf } from './server-of.ts';
+import { serverOf } from './server.ts';
 import type { Terminal } from './terminal.ts';
 
 type OutgoingMail = Readonly<{ bytes: Buffer; envelope: Envelope }>;
@@ -122,9 +122,8 @@ async function askLimit(connection: Connection): Promise<number> {
 function requireSpool(answer: Answered | null): void {
   const { store } = (answer?.data ?? {}) as { store?: string };
   if (store !== 'postfix') return;
-  throw new CliError(
+  throw unusable(
     'Mail of this gateway is held by Postfix (MAILGUARD_QUARANTINE_STORE=postfix): nothing can be imported there.',
-    EXIT.unusable,
   );
 }
 

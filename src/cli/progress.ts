@@ -1,3 +1,4 @@
+import { count } from './numbers.ts';
 import type { Terminal } from './terminal.ts';
 
 export type Progress = Readonly<{
@@ -39,13 +40,6 @@ export function startProgress(
     },
   };
 }
-
-/** Thousands with commas, whatever the locale of the machine is. */
-export const count = (n: number): string => String(n).replace(/\B(?=(\d{3})+$)/g, ',');
-
-/** `3 lines`, `1 line`. */
-export const counted = (n: number, noun: string): string =>
-  `${count(n)} ${noun}${n === 1 ? '' : 's'}`;
 
 function bar(done: number, total: number): string {
   const part = total <= 0 ? 1 : Math.min(1, Math.max(0, done / total));

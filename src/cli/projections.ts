@@ -4,9 +4,10 @@ import type { Rebuilding } from '../projections/copy-fold.ts';
 import type { Projection } from '../projections/projection.ts';
 import type { Difference } from '../projections/rebuild-refused.ts';
 import { CliError, type Command, EXIT, type Given, JSON_OPTION, usageError } from './command.ts';
-import { JOINER } from './help.ts';
 import type { Joined, Opened } from './join.ts';
-import { count, counted, startProgress } from './progress.ts';
+import { count, counted } from './numbers.ts';
+import { startProgress } from './progress.ts';
+import { JOINER } from './settings.ts';
 import { table } from './table.ts';
 import { clean, print, printJson, type Terminal } from './terminal.ts';
 

@@ -2,12 +2,12 @@ import { loadConfig } from '../config.ts';
 import { REASONS } from '../domain/quarantine-language.ts';
 import { forEachBounded } from './bounded.ts';
 import { CliError, type Command, EXIT, type Given, usageError } from './command.ts';
-import { CALLER } from './help.ts';
 import type { ImportReport } from './import-report.ts';
 import type { Wish } from './mail-envelope.ts';
 import { findFiles, type LeftOut, nothingLeftOut, requireRoots } from './mail-files.ts';
 import type { MailSender } from './mail-sender.ts';
 import { type Progress, startProgress } from './progress.ts';
+import { CALLER } from './settings.ts';
 import { clean, say, type Terminal } from './terminal.ts';
 
 const CONCURRENCY_DEFAULT = 16;

@@ -1,9 +1,9 @@
 import { loadConfig } from '../config.ts';
 import type { EventLog, Position } from '../eventlog/eventlog.ts';
-import { CliError, type Command, EXIT, type Given, usageError } from './command.ts';
-import { JOINER } from './help.ts';
+import { type Command, EXIT, type Given, unusable, usageError } from './command.ts';
 import type { Joined, Opened } from './join.ts';
 import { startProgress } from './progress.ts';
+import { JOINER } from './settings.ts';
 import { clean, print, type Terminal } from './terminal.ts';
 
 export const replay: Command = {
@@ -102,7 +102,7 @@ async function readPlace(log: EventLog, text: string): Promise<Position> {
   if (/^\d{1,19}$/.test(text)) {
     const position = BigInt(text);
     if (position <= head) return position;
-    throw new CliError(`The log ends at position ${head}.`, EXIT.unusable);
+    throw unusable(`The log ends at position ${head}.`);
   }
   if (!INSTANT.test(text) || Number.isNaN(Date.parse(text))) {
     throw usageError('--to is a position, or a time as 2027-01-31T00:00:00Z', replay.name);

@@ -5,10 +5,19 @@ import { type Config, loadConfig } from '../config.ts';
 import type { Database } from '../db/open.ts';
 import { type Manifest, readManifest, readPacked, type TableFile } from './backup-files.ts';
 import { restoreSpool, verifySpool } from './backup-spool.ts';
-import { CliError, type Command, EXIT, type Given, JSON_OPTION, messageOf } from './command.ts';
-import { JOINER } from './help.ts';
-import { counted, startProgress } from './progress.ts';
-import { dataDirOf } from './server-of.ts';
+import {
+  CliError,
+  type Command,
+  EXIT,
+  type Given,
+  JSON_OPTION,
+  messageOf,
+  unusable,
+} from './command.ts';
+import { dataDirOf } from './data-dir.ts';
+import { counted } from './numbers.ts';
+import { startProgress } from './progress.ts';
+import { JOINER } from './settings.ts';
 import { print, printJson, say, type Terminal } from './terminal.ts';
 
 export const restore: Command = {
@@ -65,9 +74,8 @@ async function requireMasterKey(config: Config, { key_fingerprint }: Manifest): 
   const key = config.masterKey ?? Buffer.from(await readKey(file), 'hex');
   const found = key.length === 32 ? deriveSecrets(key).fingerprint.toString('hex') : null;
   if (found === key_fingerprint) return;
-  throw new CliError(
+  throw unusable(
     `The master key (${config.masterKey === null ? file : 'MAILGUARD_MASTER_KEY'}) is not the one of this backup.`,
-    EXIT.unusable,
   );
 }
 
@@ -75,10 +83,9 @@ const readKey = (file: string): Promise<string> =>
   readFile(file, 'utf8').then(
     (text) => text.trim(),
     () => {
-      throw new CliError(
+      throw unusable(
         `There is no ${file} that can be read: put the master key of this backup there first, or set ` +
           'MAILGUARD_MASTER_KEY to it.',
-        EXIT.unusable,
       );
     },
   );
@@ -88,10 +95,9 @@ async function requireOurs({ migrations, product }: Manifest): Promise<void> {
   const { listOwnMigrations } = await import('../db/migrate.ts');
   const ours = await listOwnMigrations();
   if (migrations.every((name, n) => ours[n] === name)) return;
-  throw new CliError(
+  throw unusable(
     `The backup has the migrations up to ${migrations.at(-1)}, this program those up to ${ours.at(-1)}: restore ` +
       `it with the release that made it, ${product}, or a later one.`,
-    EXIT.unusable,
   );
 }
 
@@ -175,7 +181,7 @@ async function openEmpty({ config, manifest }: Work, dataDir: string): Promise<D
     if (error instanceof CliError) throw error;
     const isTaken = error instanceof AlreadyRunningError;
     const why = messageOf(error);
-    throw new CliError(isTaken ? why : `The database cannot be used: ${why}`, EXIT.unusable);
+    throw unusable(isTaken ? why : `The database cannot be used: ${why}`);
   }
 }
 
@@ -186,16 +192,12 @@ async function requireEmpty(url: string, { migrations }: Manifest): Promise<void
     const isMade = await isThere(db, { schema: 'eventlog', name: 'events' });
     const head = isMade ? (await readLogState(db)).head : '0';
     if (head !== '0') {
-      throw new CliError(
-        `This installation is not empty: its log has ${head} events.`,
-        EXIT.unusable,
-      );
+      throw unusable(`This installation is not empty: its log has ${head} events.`);
     }
     const found = await listMigrations(db);
     if (found.every((name, n) => migrations[n] === name)) return;
-    throw new CliError(
+    throw unusable(
       `This database is of a later release than the backup (${found.at(-1)}): name a new one.`,
-      EXIT.unusable,
     );
   });
 }

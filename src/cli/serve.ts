@@ -1,7 +1,7 @@
 import { join } from 'node:path';
 import { loadConfig } from '../config.ts';
-import { CliError, type Command, EXIT } from './command.ts';
-import { dataDirOf } from './server-of.ts';
+import { type Command, EXIT, unusable } from './command.ts';
+import { dataDirOf } from './data-dir.ts';
 import { print, type Terminal } from './terminal.ts';
 
 /** Runs the gateway until a signal ends it. Standard output is JSON lines, the ready line among them. */
@@ -89,11 +89,10 @@ async function runGateway(terminal: Terminal): Promise<number> {
 /** What is foreseen of a start that fails; anything else is for `run` to explain. */
 async function refuse(error: unknown): Promise<never> {
   const { AlreadyRunningError } = await import('../db/open.ts');
-  if (error instanceof AlreadyRunningError) throw new CliError(error.message, EXIT.unusable);
+  if (error instanceof AlreadyRunningError) throw unusable(error.message);
   const { code = '', message } = error as NodeJS.ErrnoException;
   if (!code.startsWith('ERR_OSSL')) throw error;
-  throw new CliError(
+  throw unusable(
     `The files of MAILGUARD_TLS_CERT and MAILGUARD_TLS_KEY cannot be used: ${message}.`,
-    EXIT.unusable,
   );
 }

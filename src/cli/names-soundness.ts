@@ -1,7 +1,7 @@
 import type pg from 'pg';
 import { digestOf, openDisclosure } from '../eventlog/personal.ts';
 import type { Findings } from './findings.ts';
-import { digestsOf, parseLine, parseList } from './verify-line.ts';
+import { digestsOf, parseLine, parseList } from './line-soundness.ts';
 
 const PAGE_SUBJECTS = 500;
 const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;

@@ -1,10 +1,10 @@
 import { createReadStream } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { createGunzip } from 'node:zlib';
-import { CliError, EXIT, messageOf } from './command.ts';
+import { type CliError, messageOf, unusable } from './command.ts';
 import type { Trailer } from './export-stream.ts';
 import { type Findings, openFindings, type Problem } from './findings.ts';
-import { type Report, verifyCommitted, verifyLine } from './verify-line.ts';
+import { type Report, verifyCommitted, verifyLine } from './line-soundness.ts';
 
 /** What `audit verify` found. */
 export type ExportVerdict = Readonly<{
@@ -176,7 +176,7 @@ function verifyTrailer({ findings, trailer, events, first, last }: Walk): void {
   }
   const { root_hash } = trailer as Trailer & { root_hash?: string | null };
   if (typeof root_hash === 'string') {
-    throw new CliError('The trailer has a tree, which this version cannot check.', EXIT.unusable);
+    throw unusable('The trailer has a tree, which this version cannot check.');
   }
   const isWhole =
     trailer.count === events &&
@@ -188,7 +188,7 @@ function verifyTrailer({ findings, trailer, events, first, last }: Walk): void {
 }
 
 const noEvidence = (): CliError =>
-  new CliError('This is no export of evidence (audit export --form evidence).', EXIT.unusable);
+  unusable('This is no export of evidence (audit export --form evidence).');
 
 function positionOf(line: unknown): bigint | null {
   const { position } = (line ?? {}) as { position?: unknown };
@@ -230,6 +230,6 @@ async function openFile(file: string): Promise<AsyncIterable<Buffer>> {
     const bytes = createReadStream(file, { highWaterMark: 1_048_576 });
     return isPacked ? bytes.pipe(createGunzip()) : bytes;
   } catch (error) {
-    throw new CliError(messageOf(error), EXIT.unusable);
+    throw unusable(messageOf(error));
   }
 }

@@ -1,7 +1,7 @@
 import type pg from 'pg';
 import { type Findings, openFindings, type Problem } from './findings.ts';
-import { type EventRow, type LineFacts, verifyDisclosures, verifyRow } from './verify-line.ts';
-import { verifyNames } from './verify-names.ts';
+import { type EventRow, type LineFacts, verifyDisclosures, verifyRow } from './line-soundness.ts';
+import { verifyNames } from './names-soundness.ts';
 
 /** What `log verify` found. */
 export type Verdict = Readonly<{
