@@ -128,6 +128,14 @@ export function parseEnvelope(text: string): Envelope | null {
   }
 }
 
+/** What is wrong with each member of a request, as `data` of a `validation_failed` says it. */
+export function issuesIn(data: unknown): readonly string[] {
+  const { issues = [] } = (data ?? {}) as {
+    issues?: readonly { path: string; message: string }[];
+  };
+  return issues.map(({ path, message }) => `${path} ${message}`);
+}
+
 /** A refusal in one line, with the id under which the server's log knows it, then what to mend. */
 export function describeRefusal(
   { server }: Connection,
@@ -139,13 +147,10 @@ export function describeRefusal(
   if (envelope === null) {
     return new CliError(`${server.url} answers ${status} and is no MailGuard: check the URL.`);
   }
-  const { issues = [] } = (envelope.data ?? {}) as {
-    issues?: readonly { path: string; message: string }[];
-  };
   const lines = [
     `${envelope.error ?? String(status)}: ${envelope.message} ` +
       `(request id ${String(headers['x-request-id'])})`,
-    ...issues.map(({ path, message }) => `- ${path} ${message}`),
+    ...issuesIn(envelope.data).map((issue) => `- ${issue}`),
     ...(status === 401 ? [NO_KEY_HINT] : []),
   ];
   return new CliError(lines.map(clean).join('\n'));

@@ -7,7 +7,7 @@ import type { DemoImport } from './demo-import.ts';
 import type { DemoDomain, Visitor } from './demo-people.ts';
 import type { DemoSink } from './demo-sink.ts';
 import type { KeyShown } from './keys.ts';
-import { count } from './numbers.ts';
+import { count, counted } from './numbers.ts';
 import { readPages } from './pages.ts';
 import { table } from './table.ts';
 import { clean, print, printJson, type Terminal } from './terminal.ts';
@@ -122,7 +122,7 @@ function textOf({ imported, acts, smtp_sink: sink, ...seen }: Seen): string {
   const refused = sum(imported.refused);
   const { bulk } = acts;
   return [
-    `${count(imported.imported)} mails imported, ${count(imported.already_there)} already there, ` +
+    `${counted(imported.imported, 'mail')} imported, ${count(imported.already_there)} already there, ` +
       `${count(refused)} refused${detailsOf(imported.refused)}.`,
     `Released: ${listed(acts.released)}; ${count(sink.arrived)} arrived at the SMTP server.`,
     `Discarded: ${listed(acts.discarded)}; in bulk: ${listed(bulk.real)} ` +

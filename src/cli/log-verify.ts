@@ -34,7 +34,7 @@ export const logVerify: Command = {
 async function runVerify(given: Given, terminal: Terminal): Promise<number> {
   const config = loadConfig(terminal.env);
   const progress = startProgress(terminal, 'Verifying');
-  const [{ withDatabase }] = await Promise.all([import('./join.ts')]);
+  const { withDatabase } = await import('./join.ts');
   const { verdict, findings } = await withDatabase(config, (joined) =>
     verify(joined, progress, terminal),
   )

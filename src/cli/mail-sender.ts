@@ -9,6 +9,7 @@ import {
   begin,
   type Connection,
   describeRefusal,
+  issuesIn,
   parseEnvelope,
   readText,
   UnreachableError,
@@ -211,11 +212,8 @@ function toSent(
 }
 
 function toRefusal(status: number, answer: Answered | null): Refusal {
-  const { issues = [] } = (answer?.data ?? {}) as {
-    issues?: readonly { path: string; message: string }[];
-  };
-  const details = issues.map(({ path, message }) => `${path} ${message}`);
-  const said = details.length > 0 ? details.join('; ') : answer?.message;
+  const issues = issuesIn(answer?.data);
+  const said = issues.length > 0 ? issues.join('; ') : answer?.message;
   return { reason: answer?.error ?? `http_${status}`, why: said ?? `the answer is ${status}` };
 }
 

@@ -7,6 +7,7 @@ import { auditVerify } from './audit-verify.ts';
 import { backup } from './backup.ts';
 import { closest } from './closest.ts';
 import { CliError, type Command, EXIT, parseGiven, usageError } from './command.ts';
+import { issuesIn } from './connection.ts';
 import { demo } from './demo.ts';
 import { helpOfCommand, helpOfProgram } from './help.ts';
 import { keysCreate, keysList, keysRevoke } from './keys.ts';
@@ -118,7 +119,9 @@ function explain(error: unknown): { text: string; exitCode: number } {
     return { text: `error: ${error.message}`, exitCode: error.exitCode };
   }
   if (error instanceof DomainError) {
-    return { text: `error: ${describeDomainError(error)}`, exitCode: EXIT.failed };
+    const issues = issuesIn(error.details).map((issue) => `\n- ${issue}`);
+    const text = `error: ${error.code}: ${error.message}${issues.join('')}`;
+    return { text, exitCode: EXIT.failed };
   }
   if (!(error instanceof Error)) return { text: `error: ${String(error)}`, exitCode: EXIT.failed };
   // What the system refuses (a file, a port) needs no stack; what is left is a bug, shown whole.
@@ -127,13 +130,4 @@ function explain(error: unknown): { text: string; exitCode: number } {
     text: `error: ${isSystem ? error.message : (error.stack ?? error.message)}`,
     exitCode: EXIT.failed,
   };
-}
-
-function describeDomainError({ code, message, details }: DomainError): string {
-  const { issues = [] } = (details ?? {}) as {
-    issues?: readonly { path: string; message: string }[];
-  };
-  return [`${code}: ${message}`, ...issues.map((issue) => `- ${issue.path} ${issue.message}`)].join(
-    '\n',
-  );
 }
