@@ -10,7 +10,7 @@ import {
   symbolsOfText,
   toSymbol,
 } from '../domain/symbols.ts';
-import { decodeHeaderText, textOfLatin1 } from '../mail/mail-head.ts';
+import { decodeHeaderText, textOfLatin1 } from '../mail/mail-text.ts';
 import { normaliseMailDomainName } from '../projections/mail-domains.ts';
 import { invalid } from './input.ts';
 import { Timestamp } from './schemas.ts';

@@ -1,6 +1,7 @@
 import addressparser from 'nodemailer/lib/addressparser';
 import { HEAD_BYTES_MAX } from '../domain/message-store.ts';
-import { firstOfEach, readMailHead, splitHead, textOfLatin1 } from '../mail/mail-head.ts';
+import { firstOfEach, readMailHead, splitHead } from '../mail/mail-head.ts';
+import { textOfLatin1 } from '../mail/mail-text.ts';
 import type { Refusal } from './mail-reader.ts';
 
 /** What is said to the gateway of a message. */

@@ -1,4 +1,4 @@
-import { textOfLatin1, toStorableLines } from './mail-head.ts';
+import { textOfLatin1, toStorableLines } from './mail-text.ts';
 
 /** More padding than a message of the longest lines has; each costs a call. */
 const BASE64_UNITS_MAX = 100_000;

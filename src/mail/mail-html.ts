@@ -1,5 +1,5 @@
 import sanitize from 'sanitize-html';
-import { cutText, toStorableLines, toStorableText } from './mail-head.ts';
+import { cutText, toStorableLines, toStorableText } from './mail-text.ts';
 
 type CleanHtml = Readonly<{
   html: string;

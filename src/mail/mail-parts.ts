@@ -1,12 +1,7 @@
 import { decodeWords } from 'postal-mime';
 import { decodeText } from './mail-content.ts';
-import {
-  firstOfEach,
-  type MailField,
-  splitHead,
-  textOfLatin1,
-  toStorableText,
-} from './mail-head.ts';
+import { firstOfEach, type MailField, splitHead } from './mail-head.ts';
+import { textOfLatin1, toStorableText } from './mail-text.ts';
 
 type Described = Readonly<{
   /** In lower case, without parameters. */

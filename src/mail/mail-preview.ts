@@ -1,8 +1,9 @@
 import { HEAD_BYTES_MAX } from '../domain/message-store.ts';
 import { decodeContent, decodedLengthOf, decodeText, toLines } from './mail-content.ts';
-import { cutBytes, cutText, decodeHeaderText, stripMboxLine, textOfLatin1 } from './mail-head.ts';
+import { stripMboxLine } from './mail-head.ts';
 import { cleanHtml } from './mail-html.ts';
 import { type MailPart, type MailParts, splitMail } from './mail-parts.ts';
+import { cutBytes, cutText, decodeHeaderText, textOfLatin1 } from './mail-text.ts';
 
 /** How much of a message is looked at for its preview. */
 export const PREVIEW_BYTES_MAX = 4_194_304;
@@ -43,7 +44,7 @@ const ATTACHMENTS_MAX = 100;
  * Shows the first bytes of a message, whatever they are, without throwing: what cannot be taken apart
  * is shown as text, with its `problem`. Nothing is unpacked but transfer encodings.
  */
-export async function previewMail(given: Uint8Array, sizeBytes: number): Promise<MailPreview> {
+export function previewMail(given: Uint8Array, sizeBytes: number): MailPreview {
   const bytes = given.subarray(0, PREVIEW_BYTES_MAX);
   const message = withLineFeeds(bytes.subarray(stripMboxLine(bytes)));
   const text = message.toString('latin1');

@@ -1,13 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { HEAD_BYTES_MAX } from '../../src/domain/message-store.ts';
-import {
-  cutText,
-  decodeHeaderText,
-  readMailHead,
-  stripMboxLine,
-  toStorableText,
-} from '../../src/mail/mail-head.ts';
+import { readMailHead, stripMboxLine } from '../../src/mail/mail-head.ts';
 
 const latin1 = (text: string) => Buffer.from(text, 'latin1');
 const utf8 = (text: string) => Buffer.from(text, 'utf8');
@@ -195,21 +189,5 @@ describe('stripMboxLine', () => {
 
   it('takes no long line for one', () => {
     expect(stripMboxLine(utf8(`From ${'a'.repeat(2_000)}\n`))).toBe(0);
-  });
-});
-
-describe('text for people', () => {
-  it('is one line that can be stored', () => {
-    expect(toStorableText(' a\r\n\tb\ud800c\x7f ', 100)).toBe('a b\ufffdc\ufffd');
-    expect(toStorableText('abc', 2)).toBe('ab');
-  });
-
-  it('is cut between characters', () => {
-    expect(cutText('a😀b', 2)).toBe('a');
-    expect(cutText('a😀b', 3)).toBe('a😀');
-  });
-
-  it('is decoded from the bytes that Node gives as Latin-1', () => {
-    expect(decodeHeaderText('Gr\xc3\xbc\xc3\x9fe =?utf-8?Q?=C3=A4?=', 100)).toBe('Grüße ä');
   });
 });

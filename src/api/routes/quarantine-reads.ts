@@ -148,7 +148,7 @@ async function preview(
   try {
     const { opened } = await open(context, call, 'preview');
     const bytes = await readStart(opened.bytes);
-    return { data: await previewMail(bytes, opened.sizeBytes) };
+    return { data: previewMail(bytes, opened.sizeBytes) };
   } finally {
     previewing -= 1;
   }
