@@ -19,7 +19,7 @@ export type Query = Readonly<Record<string, string | null>>;
 
 /** One request below `/api/v1`. */
 export type Request = Readonly<{
-  method: 'GET' | 'POST' | 'PATCH' | 'DELETE';
+  method: 'GET' | 'POST' | 'PATCH';
   path: string;
   query: Query;
   headers: Readonly<Record<string, string>>;

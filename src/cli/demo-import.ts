@@ -2,7 +2,7 @@ import { forEachBounded } from './bounded.ts';
 import type { Corpus, CorpusFile } from './demo-corpus.ts';
 import { type Verdict, verdictOn } from './demo-mail.ts';
 import type { DemoDomain } from './demo-people.ts';
-import { type Envelope, envelopeOf } from './mail-envelope.ts';
+import { envelopeOf, type MailEnvelope } from './mail-envelope.ts';
 import { type RawMail, readMails } from './mail-reader.ts';
 import type { MailSender } from './mail-sender.ts';
 import type { Progress } from './progress.ts';
@@ -64,7 +64,7 @@ export async function importCorpus(
 
 type ChosenMail = Readonly<{
   bytes: Buffer;
-  envelope: Envelope;
+  envelope: MailEnvelope;
   place: number;
   domainId: number;
   isSpam: boolean;

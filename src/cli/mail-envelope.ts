@@ -5,7 +5,7 @@ import { textOfLatin1 } from '../mail/mail-text.ts';
 import type { Refusal } from './mail-reader.ts';
 
 /** What is said to the gateway of a message. */
-export type Envelope = Readonly<{
+export type MailEnvelope = Readonly<{
   /** Empty for the null sender. */
   sender: string;
   recipients: readonly string[];
@@ -34,7 +34,7 @@ const SENDER_FIELDS = ['return-path', 'from'];
 export function envelopeOf(
   bytes: Buffer,
   wish: Wish,
-): Readonly<{ envelope: Envelope }> | Readonly<{ refusal: Refusal }> {
+): Readonly<{ envelope: MailEnvelope }> | Readonly<{ refusal: Refusal }> {
   if (readMailHead(bytes) === null) {
     const why = 'it is no mail: it does not begin with a header field';
     return { refusal: { reason: 'not_a_message', why } };

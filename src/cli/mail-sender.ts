@@ -5,21 +5,21 @@ import https from 'node:https';
 import type { Config } from '../config.ts';
 import { CliError, unusable } from './command.ts';
 import {
-  type Envelope as Answered,
   begin,
   type Connection,
   describeRefusal,
+  type Envelope,
   issuesIn,
   parseEnvelope,
   readText,
   UnreachableError,
 } from './connection.ts';
-import type { Envelope } from './mail-envelope.ts';
+import type { MailEnvelope } from './mail-envelope.ts';
 import type { Refusal } from './mail-reader.ts';
 import { serverOf } from './server.ts';
 import type { Terminal } from './terminal.ts';
 
-type OutgoingMail = Readonly<{ bytes: Buffer; envelope: Envelope }>;
+type OutgoingMail = Readonly<{ bytes: Buffer; envelope: MailEnvelope }>;
 
 /** What became of a message; `item` is what the gateway has answered. */
 type Sent =
@@ -40,7 +40,7 @@ export type MailSender = Readonly<{
   close: () => void;
 }>;
 
-const PATH = '/mail/quarantine';
+const HAND_IN = { method: 'POST', path: '/mail/quarantine', query: {} } as const;
 /** What a gateway takes unless it is set otherwise, for one whose proxy does not let it tell. */
 const BYTES_MAX_DEFAULT = 52_428_800;
 const LATER_TRIES = 10;
@@ -55,11 +55,12 @@ const UNTOLD = [408, ...LATER];
 /** What proxies answer for a gateway that is away. */
 const AWAY = [502, 504];
 
-type Line = Readonly<{ run: <T>(work: () => Promise<T>) => Promise<T> }>;
+/** Runs what it is given in the order of asking, one after the other. */
+type InTurn = <T>(work: () => Promise<T>) => Promise<T>;
 type Way = {
   readonly connection: Connection;
   readonly terminal: Terminal;
-  readonly line: Line;
+  readonly inTurn: InTurn;
   /** Why there is no use in going on. */
   failure: CliError | null;
 };
@@ -76,7 +77,7 @@ export async function openMailSender(
   const Agent = server.url.startsWith('https:') ? https.Agent : http.Agent;
   const agent = new Agent({ keepAlive: true, maxSockets: concurrency });
   const connection: Connection = { server, terminal, agent };
-  const way: Way = { connection, terminal, line: oneAtATime(), failure: null };
+  const way: Way = { connection, terminal, inTurn: oneAtATime(), failure: null };
   return {
     url: server.url,
     bytesMax: await askLimit(connection),
@@ -100,9 +101,12 @@ export async function openMailSender(
 async function askLimit(connection: Connection): Promise<number> {
   const headers = { ...MAIL_HEADERS, 'X-Mail-From': '<>', 'X-Rcpt-To': 'postmaster@localhost' };
   const response = await begin(connection, {
-    ...{ method: 'POST', path: PATH, query: {}, headers, body: null, answerMs: LIMIT_ANSWER_MS },
+    ...HAND_IN,
+    headers,
+    body: null,
     announcedBytes: Number.MAX_SAFE_INTEGER,
-  } as const).catch((error: unknown) => {
+    answerMs: LIMIT_ANSWER_MS,
+  }).catch((error: unknown) => {
     if (error instanceof UnreachableError && error.isSilent) return null;
     throw error;
   });
@@ -120,7 +124,7 @@ async function askLimit(connection: Connection): Promise<number> {
 }
 
 /** A gateway before a hold queue takes announcements alone: nothing could be handed in there. */
-function requireSpool(answer: Answered | null): void {
+function requireSpool(answer: Envelope | null): void {
   const { store } = (answer?.data ?? {}) as { store?: string };
   if (store !== 'postfix') return;
   throw unusable(
@@ -128,7 +132,7 @@ function requireSpool(answer: Answered | null): void {
   );
 }
 
-function limitIn(answer: Answered | null): number | null {
+function limitIn(answer: Envelope | null): number | null {
   const { bytes_max: told } = (answer?.data ?? {}) as { bytes_max?: number };
   const limit = told ?? Number(/at most (\d+) bytes/.exec(answer?.message ?? '')?.[1]);
   return Number.isSafeInteger(limit) ? limit : null;
@@ -141,7 +145,7 @@ async function sendMail(way: Way, mail: OutgoingMail): Promise<Sent> {
   const first = await tryOnce(way, mail, headers);
   if (!('laterSeconds' in first)) return first;
   // What is to come later comes one by one, or those who wait would use up each other's turn.
-  return way.line.run(async () => {
+  return way.inTurn(async () => {
     let answer = first;
     for (let tries = 1; tries < LATER_TRIES; tries += 1) {
       await pause(way, answer.laterSeconds * 1_000);
@@ -161,9 +165,8 @@ async function tryOnce(way: Way, { bytes }: OutgoingMail, headers: Headers): Pro
   const { connection } = way;
   for (let lost = 0; ; lost += 1) {
     try {
-      const response = await begin(connection, {
-        ...{ method: 'POST', path: PATH, query: {}, headers, body: bytes, answerMs: ANSWER_MS },
-      } as const);
+      const request = { ...HAND_IN, headers, body: bytes, answerMs: ANSWER_MS };
+      const response = await begin(connection, request);
       const text = await readText(response);
       const { statusCode = 0 } = response;
       if (!AWAY.includes(statusCode)) return toSent(connection, response, text);
@@ -211,7 +214,7 @@ function toSent(
   return { laterSeconds, why: `${refusal.reason}: ${refusal.why}` };
 }
 
-function toRefusal(status: number, answer: Answered | null): Refusal {
+function toRefusal(status: number, answer: Envelope | null): Refusal {
   const issues = issuesIn(answer?.data);
   const said = issues.length > 0 ? issues.join('; ') : answer?.message;
   return { reason: answer?.error ?? `http_${status}`, why: said ?? `the answer is ${status}` };
@@ -238,14 +241,11 @@ function headersOf({ bytes, envelope }: OutgoingMail): Headers {
 /** The bytes of UTF-8, as Node wants them. */
 const toHeader = (text: string): string => Buffer.from(text, 'utf8').toString('latin1');
 
-/** Runs what it is given in the order of asking, one after the other. */
-function oneAtATime(): Line {
+function oneAtATime(): InTurn {
   let last: Promise<unknown> = Promise.resolve();
-  return {
-    run(work) {
-      const result = last.then(work, work);
-      last = result.catch(() => undefined);
-      return result;
-    },
+  return (work) => {
+    const result = last.then(work, work);
+    last = result.catch(() => undefined);
+    return result;
   };
 }
