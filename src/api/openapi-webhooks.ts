@@ -1,6 +1,6 @@
 import type { OpenAPIRegistry, RouteConfig } from '@asteasolutions/zod-to-openapi';
 import { WEBHOOK_TYPES } from '../projections/webhook-catalogue.ts';
-import { payloadJsonSchema } from '../projections/webhook-payload.ts';
+import { payloadJsonSchema } from '../projections/webhook-payload-schema.ts';
 
 /** Puts into the contract what a receiver gets for each event type, and what it may answer. */
 export function registerWebhooks(registry: OpenAPIRegistry): void {

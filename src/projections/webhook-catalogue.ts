@@ -13,7 +13,7 @@ export type WebhookType = Readonly<{
   schemaVersion: 1;
   /** Whether this release has a source of such events. */
   isRaised: boolean;
-  /** The thin members of `data`; those that are the same for every type stand in `webhook-payload.ts`. */
+  /** The thin members of `data`; those that are the same for every type stand in `webhook-payload-schema.ts`. */
   data: z.ZodObject;
 }>;
 

@@ -7,7 +7,7 @@ import {
   WEBHOOK_TYPES,
   webhookDataOf,
 } from '../../src/projections/webhook-catalogue.ts';
-import { COMMON_MEMBERS } from '../../src/projections/webhook-payload.ts';
+import { COMMON_MEMBERS } from '../../src/projections/webhook-payload-schema.ts';
 import { readFixtures } from '../support/fixtures.ts';
 
 const NINE = [

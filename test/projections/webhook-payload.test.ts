@@ -4,12 +4,8 @@ import { fileURLToPath } from 'node:url';
 import { beforeAll, describe, expect, it } from 'vitest';
 import type { Json } from '../../src/domain/decider.ts';
 import { isWebhookType, WEBHOOK_TYPES } from '../../src/projections/webhook-catalogue.ts';
-import {
-  payloadJsonSchema,
-  payloadSchema,
-  prepareEvent,
-  renderPayload,
-} from '../../src/projections/webhook-payload.ts';
+import { prepareEvent, renderPayload } from '../../src/projections/webhook-payload.ts';
+import { payloadJsonSchema, payloadSchema } from '../../src/projections/webhook-payload-schema.ts';
 import { type Fixture, readFixtures } from '../support/fixtures.ts';
 
 /** What was sent once is sent for ever: `UPDATE_GOLDEN=1` writes the files of new types. */

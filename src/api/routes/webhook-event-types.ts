@@ -4,7 +4,7 @@ import {
   WEBHOOK_TYPES,
   type WebhookType,
 } from '../../projections/webhook-catalogue.ts';
-import { payloadJsonSchema } from '../../projections/webhook-payload.ts';
+import { payloadJsonSchema } from '../../projections/webhook-payload-schema.ts';
 import { route } from '../route.ts';
 import { read, tag } from '../webhook-access.ts';
 import { z } from '../zod.ts';
