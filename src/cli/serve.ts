@@ -1,6 +1,6 @@
 import { join } from 'node:path';
 import { loadConfig } from '../config.ts';
-import { type Command, EXIT, unusable } from './command.ts';
+import { CliError, type Command, EXIT, messageOf, unusable } from './command.ts';
 import { dataDirOf } from './data-dir.ts';
 import { print, type Terminal } from './terminal.ts';
 
@@ -90,9 +90,14 @@ async function runGateway(terminal: Terminal): Promise<number> {
 async function refuse(error: unknown): Promise<never> {
   const { AlreadyRunningError } = await import('../db/open.ts');
   if (error instanceof AlreadyRunningError) throw unusable(error.message);
-  const { code = '', message } = error as NodeJS.ErrnoException;
-  if (!code.startsWith('ERR_OSSL')) throw error;
-  throw unusable(
-    `The files of MAILGUARD_TLS_CERT and MAILGUARD_TLS_KEY cannot be used: ${message}.`,
-  );
+  const { code = '', syscall = '' } = error as NodeJS.ErrnoException;
+  if (code.startsWith('ERR_OSSL')) {
+    const files = 'The files of MAILGUARD_TLS_CERT and MAILGUARD_TLS_KEY';
+    throw unusable(`${files} cannot be used: ${messageOf(error)}.`);
+  }
+  // Nothing but the database is connected to before the start is over. It may come yet, so it is no refusal; the
+  // SQLSTATE classes are those of a name or a password that it does not know.
+  const isDatabase = ['connect', 'getaddrinfo'].includes(syscall) || /^(28|3D)/.test(code);
+  if (!isDatabase && !(error instanceof AggregateError)) throw error;
+  throw new CliError(`The database cannot be used: ${messageOf(error)}`);
 }

@@ -38,6 +38,19 @@ describe('serve', () => {
     ['the master key of another', { MAILGUARD_MASTER_KEY: OTHER_KEY }, 'MAILGUARD_MASTER_KEY'],
   ])('refuses %s', (_, settings, named) => refuses(settings, named));
 
+  it.each<[string, (url: URL) => void]>([
+    ['nobody listens there', (url) => Object.assign(url, { port: '1' })],
+    ['there is no such database', (url) => Object.assign(url, { pathname: '/nothing' })],
+  ])('says that the database cannot be used: %s', async (_, change) => {
+    const url = new URL(t.database.url);
+    change(url);
+    const settings = { ...env, MAILGUARD_DATABASE_URL: url.href };
+    const { code, stderr } = await mailguard(['serve'], { env: settings });
+    // Not refused, as it may come: a service manager tries again.
+    expect(code).toBe(1);
+    expect(stderr).toMatch(/^error: The database cannot be used: .+\n$/);
+  });
+
   /** With status 2, naming what is wrong, and with nothing for whoever wrote the program. */
   async function refuses(settings: NodeJS.ProcessEnv, named: string): Promise<void> {
     const { code, stdout, stderr } = await mailguard(['serve'], { env: { ...env, ...settings } });
