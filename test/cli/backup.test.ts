@@ -1,6 +1,4 @@
-import { spawn } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
-import { once } from 'node:events';
 import {
   cpSync,
   existsSync,
@@ -13,11 +11,13 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import { gunzipSync, gzipSync } from 'node:zlib';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { openClient } from '../../src/db/pool.ts';
 import { createDatabase, type TestDatabase } from '../support/database.ts';
 import { startTestGateway, type TestGateway } from '../support/gateway.ts';
-import { joinerOf, mailguard, temporary, until } from './support.ts';
+import { joinerOf, killStarted, mailguard, startMailguard, temporary, until } from './support.ts';
+
+afterEach(killStarted);
 
 const dir = temporary();
 let places = 0;
@@ -336,11 +336,7 @@ describe('restore', () => {
     const blocker = openClient({ url: database.url, role: null });
     await blocker.connect();
     await blocker.query('begin; lock table eventlog.events in exclusive mode');
-    const child = spawn(process.execPath, ['dist/cli.js', 'restore', made], {
-      env: { ...process.env, ...env },
-      stdio: 'ignore',
-    });
-    const exit = once(child, 'exit');
+    const { child, ended } = startMailguard(['restore', made], env);
     const isCopying = async () => {
       const { rows } = await blocker.query(
         "select from pg_locks where relation = 'eventlog.events'::regclass and not granted",
@@ -349,8 +345,8 @@ describe('restore', () => {
     };
     await until(async () => (await isCopying()) || child.exitCode !== null);
     child.kill('SIGKILL');
-    const [, signal] = await exit;
-    expect(signal).toBe('SIGKILL');
+    await ended;
+    expect(child.signalCode).toBe('SIGKILL');
     await blocker.end();
     expect([await headOf(), await countOf(database, 'mail_domains')]).toEqual([0, 0]);
     const { code, stderr } = await mailguard(['restore', made], { env });

@@ -1,45 +1,20 @@
-import { type ChildProcess, spawn } from 'node:child_process';
-import { once } from 'node:events';
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
 import { createDatabase, type TestDatabase } from '../support/database.ts';
-import { temporary, until } from './support.ts';
-
-const PROGRAM = fileURLToPath(new URL('../../dist/cli.js', import.meta.url));
+import { killStarted, startMailguard, temporary, until } from './support.ts';
 
 // Each test starts the program several times.
 vi.setConfig({ testTimeout: 60_000 });
 
-const children: ChildProcess[] = [];
-afterEach(async () => {
-  for (const child of children.splice(0)) {
-    if (child.exitCode !== null || child.signalCode !== null) continue;
-    child.kill('SIGKILL');
-    await once(child, 'exit');
-  }
-});
+afterEach(killStarted);
 
-/** Starts the built program. */
-function start(argv: readonly string[], env: NodeJS.ProcessEnv) {
-  const child = spawn(process.execPath, [PROGRAM, ...argv], {
-    env: { PATH: process.env['PATH'], ...env },
-    stdio: ['ignore', 'pipe', 'pipe'],
-  });
-  children.push(child);
-  const text = { stdout: '', stderr: '' };
-  child.stdout.on('data', (bytes) => (text.stdout += bytes));
-  child.stderr.on('data', (bytes) => (text.stderr += bytes));
-  const ended = once(child, 'close').then(([code]) => ({ code: code as number | null, ...text }));
-  return { child, text, ended };
-}
-
-const mailguard = (argv: readonly string[], env: NodeJS.ProcessEnv) => start(argv, env).ended;
+const mailguard = (argv: readonly string[], env: NodeJS.ProcessEnv) =>
+  startMailguard(argv, env).ended;
 
 /** Starts `serve` and waits for its ready line. */
 async function serve(env: NodeJS.ProcessEnv) {
-  const started = start(['serve'], { MAILGUARD_PORT: '0', ...env });
+  const started = startMailguard(['serve'], { MAILGUARD_PORT: '0', ...env });
   const readyLine = () =>
     started.text.stdout.split('\n').find((line) => line.includes('"msg":"ready"'));
   await until(() => readyLine() !== undefined || started.child.exitCode !== null);
@@ -67,12 +42,12 @@ describe('the built program', () => {
     const { child, ended, ready } = await serve(env);
     const second = mailguard(['serve'], { MAILGUARD_PORT: '0', ...env });
     const caller = { ...env, MAILGUARD_URL: ready['url'] };
-    const tail = start(['audit', 'tail', '--follow', '--json'], caller);
+    const tail = startMailguard(['audit', 'tail', '--follow', '--json'], caller);
     await until(() => tail.text.stdout.includes('api_key.created'));
     tail.child.kill('SIGINT');
     expect(await tail.ended).toMatchObject({ code: 0, stderr: '' });
     // Whoever reads only the beginning is no failure worth a word.
-    const cut = start(['audit', 'export', '--out', '-'], caller);
+    const cut = startMailguard(['audit', 'export', '--out', '-'], caller);
     cut.child.stdout.destroy();
     expect((await cut.ended).stderr).toBe('');
     const refused = await second;

@@ -1,4 +1,3 @@
-import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import {
   chmodSync,
@@ -12,8 +11,7 @@ import http from 'node:http';
 import { type AddressInfo, createServer } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { fileURLToPath } from 'node:url';
-import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
 import { forEachBounded } from '../../src/cli/bounded.ts';
 import { findFiles, nothingLeftOut } from '../../src/cli/mail-files.ts';
 import { findMessages, type MessageRange } from '../../src/cli/mbox.ts';
@@ -22,16 +20,19 @@ import { startTestGateway, type TestGateway } from '../support/gateway.ts';
 import {
   callerOf,
   cuttingProxy,
+  killStarted,
   mailguard,
   type Surroundings,
+  startMailguard,
   temporary,
   until,
 } from './support.ts';
 
-const PROGRAM = fileURLToPath(new URL('../../dist/cli.js', import.meta.url));
 const MESSAGE_BYTES_MAX = 20_000;
 
 vi.setConfig({ testTimeout: 60_000 });
+
+afterEach(killStarted);
 
 let t: TestGateway;
 const root = temporary();
@@ -408,16 +409,12 @@ describe('an import that is disturbed', () => {
     const key = await t.createKey({ scope: 'full-admin' });
     const files = mails(200);
     const folder = folderOf(files);
-    const env = { PATH: process.env['PATH'], ...callerOf(t, key.key) };
-    const child: ChildProcess = spawn(process.execPath, [PROGRAM, 'quarantine', 'import', folder], {
-      env,
-      stdio: 'ignore',
-    });
+    const { child, ended } = startMailguard(['quarantine', 'import', folder], callerOf(t, key.key));
     const [subject = ''] = Object.values(files).map(subjectOf);
     await until(async () => (await heldBySubject(subject)).length === 1);
     await sleep(50);
     child.kill('SIGKILL');
-    await once(child, 'exit');
+    await ended;
     const { code, told } = await importing([folder], { env: callerOf(t, key.key) });
     expect(code).toBe(0);
     expect(told.already_there).toBeGreaterThan(0);

@@ -1,9 +1,11 @@
+import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { chmodSync, mkdtempSync, rmSync } from 'node:fs';
 import { createServer, connect as dial } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
 import { afterAll } from 'vitest';
 import { run } from '../../src/cli/run.ts';
 import type { Output, Terminal } from '../../src/cli/terminal.ts';
@@ -42,6 +44,32 @@ export async function mailguard(argv: readonly string[], around: Surroundings = 
   };
   const code = await run(argv, terminal);
   return { code, ...texts };
+}
+
+const PROGRAM = fileURLToPath(new URL('../../dist/cli.js', import.meta.url));
+const started: ChildProcess[] = [];
+
+/** Runs a command line as a process of its own, of the built program. */
+export function startMailguard(argv: readonly string[], env: NodeJS.ProcessEnv) {
+  const child = spawn(process.execPath, [PROGRAM, ...argv], {
+    env: { PATH: process.env['PATH'], ...env },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
+  started.push(child);
+  const text = { stdout: '', stderr: '' };
+  child.stdout.on('data', (bytes) => (text.stdout += bytes));
+  child.stderr.on('data', (bytes) => (text.stderr += bytes));
+  const ended = once(child, 'close').then(([code]) => ({ code: code as number | null, ...text }));
+  return { child, text, ended };
+}
+
+/** Kills what `startMailguard` has started and has not ended. */
+export async function killStarted(): Promise<void> {
+  for (const child of started.splice(0)) {
+    if (child.exitCode !== null || child.signalCode !== null) continue;
+    child.kill('SIGKILL');
+    await once(child, 'exit');
+  }
 }
 
 /** Settings of an HTTP client of a gateway. */
