@@ -6,7 +6,7 @@ import { auditTail } from './audit-tail.ts';
 import { auditVerify } from './audit-verify.ts';
 import { backup } from './backup.ts';
 import { closest } from './closest.ts';
-import { CliError, type Command, EXIT, parseGiven, usageError } from './command.ts';
+import { CliError, type Command, EXIT, messageOf, parseGiven, usageError } from './command.ts';
 import { issuesIn } from './connection.ts';
 import { demo } from './demo.ts';
 import { helpOfCommand, helpOfProgram } from './help.ts';
@@ -124,10 +124,9 @@ function explain(error: unknown): { text: string; exitCode: number } {
     return { text, exitCode: EXIT.failed };
   }
   if (!(error instanceof Error)) return { text: `error: ${String(error)}`, exitCode: EXIT.failed };
-  // What the system refuses (a file, a port) needs no stack; what is left is a bug, shown whole.
-  const isSystem = 'syscall' in error;
-  return {
-    text: `error: ${isSystem ? error.message : (error.stack ?? error.message)}`,
-    exitCode: EXIT.failed,
-  };
+  // What the system refuses (a file, a port) needs no stack, nor does a plain Error, which we throw ourselves with a
+  // sentence. What is left the language has thrown, or an assertion: a bug, shown whole.
+  const isSaid = 'syscall' in error || error.constructor === Error;
+  const text = isSaid ? messageOf(error) : (error.stack ?? error.message);
+  return { text: `error: ${text}`, exitCode: EXIT.failed };
 }

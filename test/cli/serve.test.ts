@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto';
 import { chmodSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -49,6 +50,21 @@ describe('serve', () => {
     // Not refused, as it may come: a service manager tries again.
     expect(code).toBe(1);
     expect(stderr).toMatch(/^error: The database cannot be used: .+\n$/);
+  });
+
+  it('says why it cannot start, and not where in the program that was found out', async () => {
+    const dataDir = join(dir, 'strange-spool');
+    const shard = join(dataDir, 'spool', '00');
+    mkdirSync(shard, { recursive: true });
+    // More than a crash leaves, of a database that has none.
+    for (let n = 0; n < 101; n += 1)
+      writeFileSync(join(shard, `${randomUUID().slice(0, -2)}00.eml`), '');
+    const settings = { ...env, MAILGUARD_DATA_DIR: dataDir };
+    const { code, stderr } = await mailguard(['serve'], { env: settings });
+    expect({ code, stderr }).toEqual({
+      code: 1,
+      stderr: expect.stringMatching(/^error: The spool in .+ holds 101 messages .+\n$/),
+    });
   });
 
   /** With status 2, naming what is wrong, and with nothing for whoever wrote the program. */
