@@ -25,13 +25,8 @@ export async function readCheckpoints(db: pg.ClientBase | pg.Pool): Promise<read
   }));
 }
 
-/** The furthest position that a read model has applied; 0 without any. Ends the client. */
-export async function readAppliedTo(client: pg.Client): Promise<bigint> {
-  await client.connect();
-  try {
-    const positions = (await readCheckpoints(client)).map(({ position }) => position);
-    return positions.reduce((max, position) => (position > max ? position : max), 0n);
-  } finally {
-    await client.end();
-  }
+/** The furthest position that a read model has applied; 0 without any. */
+export async function readAppliedTo(db: pg.ClientBase): Promise<bigint> {
+  const positions = (await readCheckpoints(db)).map(({ position }) => position);
+  return positions.reduce((max, position) => (position > max ? position : max), 0n);
 }

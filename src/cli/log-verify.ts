@@ -1,3 +1,4 @@
+import type pg from 'pg';
 import { loadConfig } from '../config.ts';
 import { CliError, type Command, EXIT, type Given, JSON_OPTION, unusable } from './command.ts';
 import { type Findings, sayDamage } from './findings.ts';
@@ -56,14 +57,17 @@ async function verify(
     import('./log-soundness.ts'),
     import('./checkpoints.ts'),
   ]);
-  const appliedTo = await readAppliedTo(openClient({ url, role }));
-  const db = openClient({ url: logUrl, role });
-  await db.connect();
-  try {
-    return await verifyLog(db, { appliedTo, onProgress: progress.update, signal });
-  } finally {
-    await db.end();
-  }
+  const on = async <Result>(database: string, work: (db: pg.Client) => Promise<Result>) => {
+    const db = openClient({ url: database, role });
+    try {
+      await db.connect();
+      return await work(db);
+    } finally {
+      await db.end();
+    }
+  };
+  const appliedTo = await on(url, readAppliedTo);
+  return on(logUrl, (db) => verifyLog(db, { appliedTo, onProgress: progress.update, signal }));
 }
 
 /** Whatever keeps us from checking is not damage, and has its own exit status. */
