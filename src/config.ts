@@ -1,6 +1,8 @@
-import { statSync } from 'node:fs';
+import { readFileSync, statSync } from 'node:fs';
 import { hostname } from 'node:os';
+import { createSecureContext } from 'node:tls';
 import { z } from 'zod';
+import { ConfigError } from './config-error.ts';
 import {
   absolutePath,
   bytes,
@@ -50,17 +52,6 @@ export type Config = Readonly<{
   url: string | null;
   apiKey: string | null;
 }>;
-
-/** Settings that cannot be worked with; says every problem, so that one round of mending is enough. */
-export class ConfigError extends Error {
-  readonly problems: readonly string[];
-
-  constructor(problems: readonly string[]) {
-    super(`The configuration is refused:\n${problems.map((p) => `- ${p}`).join('\n')}`);
-    this.name = 'ConfigError';
-    this.problems = problems;
-  }
-}
 
 const SECRETS = [
   'MAILGUARD_MASTER_KEY',
@@ -154,7 +145,7 @@ export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
   }
   const e = parseEach(given, problems);
   problems.push(...weaknesses(e));
-  if (problems.length > 0) throw new ConfigError(problems);
+  if (problems.length > 0) throw new ConfigError(...problems);
   const tls =
     e.MAILGUARD_TLS_CERT !== null && e.MAILGUARD_TLS_KEY !== null
       ? { certPath: e.MAILGUARD_TLS_CERT, keyPath: e.MAILGUARD_TLS_KEY }
@@ -275,5 +266,18 @@ export function requireMasterKeyFile(path: string, text: string): void {
   else if (isDull(text)) problems.push(`${path} has too little variety to be random`);
   if ((statSync(path).mode & 0o077) !== 0)
     problems.push(`${path} may be read by others: chmod 600`);
-  if (problems.length > 0) throw new ConfigError(problems);
+  if (problems.length > 0) throw new ConfigError(...problems);
+}
+
+/** Refuses TLS files that no server could be started with. */
+export function requireCertificate(tls: Config['tls']): void {
+  if (tls === null) return;
+  try {
+    createSecureContext({ cert: readFileSync(tls.certPath), key: readFileSync(tls.keyPath) });
+  } catch (error) {
+    const why = error instanceof Error ? error.message : String(error);
+    throw new ConfigError(
+      `MAILGUARD_TLS_CERT and MAILGUARD_TLS_KEY are no certificate and its key: ${why}`,
+    );
+  }
 }

@@ -2,6 +2,7 @@ import { createHash, randomBytes } from 'node:crypto';
 import { readFileSync, realpathSync, statSync } from 'node:fs';
 import { chmod, link, mkdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
+import { ConfigError } from './config-error.ts';
 
 /** A Unix account that the database processes run as. */
 export type Account = Readonly<{ uid: number; gid: number }>;
@@ -46,7 +47,7 @@ export function resolveDataDir(
   const blocked = findClosedDirectory(path, databaseAccount(path, files), files);
   if (explicit !== null) {
     if (blocked === null) return { path, relocated: false };
-    throw new Error(
+    throw new ConfigError(
       `MAILGUARD_DATA_DIR names ${path}, which the database's account cannot reach: ` +
         `${blocked} is closed to it (chmod o+x ${blocked}, or name another directory)`,
     );
@@ -60,8 +61,8 @@ export function resolveDataDir(
   if (isShared && (blocked !== null || !isHere)) return { path: shared, relocated: true };
   if (blocked === null) return { path, relocated: false };
   if (!isHere) return { path: shared, relocated: true };
-  throw new Error(
-    `The data directory ${path} holds a database that its account cannot reach any more: ` +
+  throw new ConfigError(
+    `the data directory ${path} holds a database that its account cannot reach any more: ` +
       `${blocked} is closed to it (chmod o+x ${blocked}, or move it and set MAILGUARD_DATA_DIR)`,
   );
 }
@@ -100,7 +101,9 @@ export async function prepareDataDir({
 export async function makeDataDir(dataDir: string, account: Account | null): Promise<void> {
   const blocked = account === null ? null : findClosedDirectory(dataDir, account);
   if (blocked !== null) {
-    throw new Error(`The database's account cannot reach ${dataDir}: ${blocked} is closed to it`);
+    throw new ConfigError(
+      `the database's account cannot reach ${dataDir}: ${blocked} is closed to it`,
+    );
   }
   const first = await mkdir(dataDir, { recursive: true, mode: account === null ? 0o700 : 0o711 });
   if (account === null) return;

@@ -10,7 +10,8 @@ import { listen, type Stopping, stopSignal } from './api/listening.ts';
 import { createMetrics } from './api/metrics.ts';
 import { openRateLimiter } from './api/rate-limiter.ts';
 import { type Clock, systemClock } from './clock.ts';
-import { type Config, ConfigError, requireMasterKeyFile } from './config.ts';
+import { type Config, requireCertificate, requireMasterKeyFile } from './config.ts';
+import { ConfigError } from './config-error.ts';
 import { ensureSecret, prepareDataDir } from './data-dir.ts';
 import { sweepOrphanCredentials } from './db/credentials.ts';
 import { purgeIdempotencyKeys } from './db/idempotency.ts';
@@ -82,6 +83,7 @@ export async function startGateway(
   overrides: Overrides = {},
 ): Promise<Gateway> {
   const { clock = systemClock, validateReplies = false, onFatal = () => undefined } = overrides;
+  requireCertificate(config.tls);
   const dataDir = await prepareDataDir(config);
   const secrets = deriveSecrets(await masterKeyOf(config, dataDir));
   const stops: (() => Promise<unknown>)[] = [];
@@ -189,10 +191,10 @@ async function masterKeyOf(config: Config, dataDir: string): Promise<Buffer> {
 
 async function requireOwnMasterKey({ pool }: Database, { fingerprint }: Secrets): Promise<void> {
   if (await belongsToMasterKey(pool, fingerprint)) return;
-  throw new ConfigError([
-    'MAILGUARD_MASTER_KEY (or the master-key file in the data directory) is not the master key that this ' +
-      'database was begun with',
-  ]);
+  throw new ConfigError(
+    'the master key is not the one this database was begun with: set MAILGUARD_MASTER_KEY (or the ' +
+      'master-key file in the data directory) to that one',
+  );
 }
 
 /** The log in the database or, where a URL of its own is set, in another one with pools of its own. */

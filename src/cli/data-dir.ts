@@ -1,6 +1,7 @@
 import { readFileSync, statSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import type { Config } from '../config.ts';
+import { ConfigError } from '../config-error.ts';
 import { resolveDataDir } from '../data-dir.ts';
 import { messageOf, unusable } from './command.ts';
 
@@ -14,7 +15,7 @@ export function dataDirOf({ dataDir }: Config): string {
     }
     return resolveDataDir({ explicit: dataDir, projectRoot: process.cwd(), uid }).path;
   } catch (error) {
-    throw unusable(messageOf(error));
+    throw error instanceof ConfigError ? error : unusable(messageOf(error));
   }
 }
 

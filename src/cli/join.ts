@@ -2,6 +2,7 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import type pg from 'pg';
 import type { Config } from '../config.ts';
+import { ConfigError } from '../config-error.ts';
 import { type EmbeddedPostgres, startEmbeddedPostgres } from '../db/embedded.ts';
 import { LOCKS, trySessionLock } from '../db/lock.ts';
 import { inspect } from '../db/open.ts';
@@ -88,6 +89,7 @@ async function startEmbedded(config: Config): Promise<EmbeddedPostgres> {
     if (embedded.adopted) embedded.release();
     return embedded;
   } catch (error) {
+    if (error instanceof ConfigError) throw error;
     throw unusable(`The database in ${dataDir} cannot be used: ${messageOf(error)}`);
   }
 }

@@ -2,6 +2,7 @@ import { readFile } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import type pg from 'pg';
 import { type Config, loadConfig } from '../config.ts';
+import { ConfigError } from '../config-error.ts';
 import type { Database } from '../db/open.ts';
 import { type Manifest, readManifest, readPacked, type TableFile } from './backup-files.ts';
 import { restoreSpool, verifySpool } from './backup-spool.ts';
@@ -178,7 +179,7 @@ async function openEmpty({ config, manifest }: Work, dataDir: string): Promise<D
   try {
     return await openDatabase({ ...options, beforeMigrating, migrations });
   } catch (error) {
-    if (error instanceof CliError) throw error;
+    if (error instanceof CliError || error instanceof ConfigError) throw error;
     const isTaken = error instanceof AlreadyRunningError;
     const why = messageOf(error);
     throw unusable(isTaken ? why : `The database cannot be used: ${why}`);

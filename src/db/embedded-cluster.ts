@@ -14,6 +14,7 @@ import {
 import { createServer } from 'node:net';
 import { basename, dirname, join } from 'node:path';
 import { promisify } from 'node:util';
+import { ConfigError } from '../config-error.ts';
 import type { Account } from '../data-dir.ts';
 import { childSurroundings, codeOf } from './embedded-binaries.ts';
 import type { Address } from './postmaster.ts';
@@ -60,7 +61,7 @@ export async function makeCluster(plan: Plan): Promise<boolean> {
     if (!(error instanceof Error && 'syscall' in error && error.syscall === 'rename')) throw error;
     // Another gateway on this directory was faster.
     if (await holdsCluster(plan)) return false;
-    throw new Error(`${pgdata} is neither empty nor a database`, { cause: error });
+    throw new ConfigError(`${pgdata} is neither empty nor a database`);
   } finally {
     for (const path of [passwordFile, draft]) await rm(path, REMOVE);
   }
@@ -104,7 +105,7 @@ async function holdsCluster({ pgdata, major }: Plan): Promise<boolean> {
     throw error;
   });
   if (version !== null && version.trim() !== major) {
-    throw new Error(
+    throw new ConfigError(
       `${pgdata} was made by PostgreSQL ${version.trim()} and this is ${major}: ` +
         'restore a backup into a new data directory',
     );

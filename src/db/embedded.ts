@@ -1,6 +1,7 @@
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
+import { ConfigError } from '../config-error.ts';
 import { databaseAccount, ensureSecret, makeDataDir, SHARED_ROOT } from '../data-dir.ts';
 import { findBinaryPackage, prepareBinaries } from './embedded-binaries.ts';
 import { chooseAddress, makeCluster, OWNER } from './embedded-cluster.ts';
@@ -258,7 +259,9 @@ async function tryConnect(
       return 'starting';
     }
     if (code === INVALID_PASSWORD) {
-      throw new Error(`${join(dataDir, PASSWORD_FILE)} does not hold the database's password`);
+      throw new ConfigError(
+        `${join(dataDir, PASSWORD_FILE)} does not hold the database's password`,
+      );
     }
     // Any other code comes from a server that is up, and will come again.
     if (code !== '') throw error;

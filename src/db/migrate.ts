@@ -1,7 +1,7 @@
 import { readdir } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { runner } from 'node-pg-migrate';
-import { openClient } from './pool.ts';
+import { connectOrRefuse, openClient } from './pool.ts';
 import { listMigrations } from './table-copies.ts';
 
 const MIGRATIONS = fileURLToPath(new URL('migrations', import.meta.url));
@@ -22,7 +22,7 @@ export async function listOwnMigrations(): Promise<readonly string[]> {
  */
 export async function migrate(url: string, total = Number.POSITIVE_INFINITY): Promise<number> {
   const client = openClient({ url, role: null, statementTimeoutMs: 0 });
-  await client.connect();
+  await connectOrRefuse(client);
   try {
     const count = total - (await listMigrations(client)).length;
     if (count <= 0) return 0;

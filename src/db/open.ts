@@ -3,7 +3,7 @@ import type { Logger } from 'pino';
 import { type EmbeddedPostgres, startEmbeddedPostgres } from './embedded.ts';
 import { LOCKS, trySessionLock } from './lock.ts';
 import { migrate } from './migrate.ts';
-import { APP_ROLE, openClient, openPool } from './pool.ts';
+import { APP_ROLE, connectOrRefuse, openClient, openPool } from './pool.ts';
 
 export type Database = Readonly<{
   url: string;
@@ -126,7 +126,7 @@ async function holdServeLock(
 /** A session that holds the lock, or null when another living one does. */
 async function takeLock(url: string): Promise<pg.Client | null> {
   const client = openClient({ url, role: null });
-  await client.connect();
+  await connectOrRefuse(client);
   const deadline = performance.now() + LOCK_PATIENCE_MS;
   while (!(await trySessionLock(client, LOCKS.serve))) {
     if (performance.now() >= deadline) {

@@ -1,4 +1,5 @@
 import pg from 'pg';
+import { ConfigError } from '../config-error.ts';
 
 /** The role that the service works under where it could be made; see migration 0001. */
 export const APP_ROLE = 'mailguard_app';
@@ -30,6 +31,20 @@ export function openClient(options: Omit<PoolOptions, 'size'>): pg.Client {
   const client = new pg.Client(clientConfig(options));
   client.on('error', () => undefined);
   return client;
+}
+
+/** What a server answers to a role, a password or a database that it does not have, today or tomorrow. */
+const TURNED_AWAY = ['28000', '28P01', '3D000'];
+
+/** Connects; a `ConfigError` when the server turns away whom or what the URL names. */
+export async function connectOrRefuse(client: pg.Client): Promise<void> {
+  try {
+    await client.connect();
+  } catch (error) {
+    if (!(error instanceof pg.DatabaseError) || !TURNED_AWAY.includes(error.code ?? ''))
+      throw error;
+    throw new ConfigError(`the database turns its URL away: ${error.message}`);
+  }
 }
 
 function clientConfig(options: Omit<PoolOptions, 'size'>): pg.ClientConfig {

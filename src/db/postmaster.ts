@@ -5,6 +5,7 @@ import { connect } from 'node:net';
 import { basename, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
+import { ConfigError } from '../config-error.ts';
 import type { Account } from '../data-dir.ts';
 import { childSurroundings, codeOf } from './embedded-binaries.ts';
 
@@ -189,13 +190,12 @@ export async function explainExit({ logFile }: Launch, { child, logStart }: Post
   const log = await readFile(logFile).catch(() => Buffer.alloc(0));
   const start = Math.max(logStart, log.length - LOG_TAIL_BYTES);
   const tail = log.subarray(start).toString('utf8').trim().replaceAll('\n', ' | ');
-  return new PostmasterError(
-    `The database did not start. The end of its log: ${tail || '(empty)'}`,
-    {
-      // One that was taken over was up before, so a new one is likely to come up.
-      isPassing: child === null || PASSING.test(tail),
-    },
-  );
+  // One that was taken over was up before, so a new one is likely to come up.
+  const isPassing = child === null || PASSING.test(tail);
+  const end = tail || '(empty)';
+  return new PostmasterError(`The database did not start. The end of its log: ${end}`, {
+    isPassing,
+  });
 }
 
 /**
@@ -225,8 +225,8 @@ async function refuseUnseenServer({ host, port }: Address, pgdata: string): Prom
   if (!(await isAnswering(path))) return;
   // One that another gateway started a moment ago can be seen by now; the lock decides about it.
   if ((await findPostmaster(pgdata)) !== null) return;
-  throw new Error(
-    `A server that is no process of this machine answers on ${path}: ` +
+  throw new ConfigError(
+    `a server that is no process of this machine answers on ${path}: ` +
       'another container uses this data directory',
   );
 }

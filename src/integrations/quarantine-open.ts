@@ -1,6 +1,7 @@
 import type pg from 'pg';
 import type { Logger } from 'pino';
 import type { Clock } from '../clock.ts';
+import { ConfigError } from '../config-error.ts';
 import type { MessageSpool, MessageStore } from '../domain/message-store.ts';
 import type { EventLog } from '../eventlog/eventlog.ts';
 import { findInHoldQueue } from '../projections/hold-queue.ts';
@@ -121,9 +122,9 @@ async function openSide(
 async function requireNoneInHoldQueue({ pool }: Deps, nodeId: string): Promise<void> {
   const { length } = await findInHoldQueue(pool, nodeId);
   if (length === 0) return;
-  throw new Error(
+  throw new ConfigError(
     `${length} messages are in the hold queue of Postfix: set MAILGUARD_QUARANTINE_STORE=postfix until they are ` +
-      'released, discarded or gone from there.',
+      'released, discarded or gone from there',
   );
 }
 
@@ -136,9 +137,9 @@ async function openSweptSpool({ pool, logger }: Deps, settings: Settings): Promi
   });
   const { messages } = spool.usage();
   if (messages > ORPHANS_MAX && !(await hasMessages(pool))) {
-    throw new Error(
-      `The spool in ${settings.dir} holds ${messages} messages and the database has none: this is not the database ` +
-        'that they belong to. Set the right one, or move the spool away.',
+    throw new ConfigError(
+      `the spool in ${settings.dir} holds ${messages} messages and the database has none: this is not the database ` +
+        'that they belong to; set the right one, or move the spool away',
     );
   }
   const { removed } = await spool.sweep((ids) => findMessagesWithContent(pool, ids));

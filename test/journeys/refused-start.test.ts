@@ -1,7 +1,10 @@
+import { randomUUID } from 'node:crypto';
 import { chmodSync, existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { describe, expect, it } from 'vitest';
-import { mailguard, temporary } from '../cli/support.ts';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { joinerOf, mailguard, temporary } from '../cli/support.ts';
+import { startTestGateway, type TestGateway } from '../support/gateway.ts';
+import { startPostfixGateway } from '../support/postfix-gateway.ts';
 
 const home = temporary();
 const GOOD = '00112233445566778899aabbccddeeff'.repeat(2);
@@ -95,6 +98,109 @@ describe('serve, with settings that are wrong in many ways', () => {
         `- ${home} (TLS) cannot be read`,
       ].toSorted(),
     );
+    expect(existsSync(dataDir)).toBe(false);
+  });
+});
+
+describe('serve, where what is there belongs to other settings', () => {
+  let t: TestGateway;
+  let env: NodeJS.ProcessEnv;
+  beforeAll(async () => {
+    t = await startTestGateway();
+    env = joinerOf(t);
+    await t.gateway.stop();
+  });
+  afterAll(() => t.close());
+
+  it('refuses a master key that the database was not begun with', async () => {
+    expect(await problemsOf({ ...env, MAILGUARD_MASTER_KEY: GOOD })).toEqual([
+      '- the master key is not the one this database was begun with: set MAILGUARD_MASTER_KEY (or the ' +
+        'master-key file in the data directory) to that one',
+    ]);
+  });
+
+  it.each<[string, (url: URL) => void, string]>([
+    [
+      'a database that is not there',
+      (url) => {
+        url.pathname = '/no_such_database';
+      },
+      '- the database turns its URL away: database "no_such_database" does not exist',
+    ],
+    [
+      'a role that is not there',
+      (url) => {
+        url.username = 'nobody_at_all';
+      },
+      '- the database turns its URL away: password authentication failed for user "nobody_at_all"',
+    ],
+  ])('refuses %s, for the read models and for the log', async (_, change, problem) => {
+    const url = new URL(env['MAILGUARD_DATABASE_URL'] ?? '');
+    change(url);
+    expect(await problemsOf({ ...env, MAILGUARD_DATABASE_URL: url.href })).toEqual([problem]);
+    expect(await problemsOf({ ...env, MAILGUARD_EVENTLOG_URL: url.href })).toEqual([problem]);
+  });
+
+  it('refuses a spool whose messages the database knows nothing of', async () => {
+    const dataDir = homeWith(GOOD);
+    for (let n = 0; n <= 100; n += 1) {
+      const id = randomUUID();
+      const shard = join(dataDir, 'spool', id.slice(-2));
+      mkdirSync(shard, { recursive: true });
+      writeFileSync(join(shard, `${id}.eml`), 'Subject: kept\r\n\r\n');
+    }
+    expect(await problemsOf({ ...env, MAILGUARD_DATA_DIR: dataDir })).toEqual([
+      `- the spool in ${join(dataDir, 'spool')} holds 101 messages and the database has none: this is not ` +
+        'the database that they belong to; set the right one, or move the spool away',
+    ]);
+  });
+
+  it('refuses a spool while messages are in the hold queue', async () => {
+    const held = await startPostfixGateway();
+    await held.held();
+    const holder = held.gateway();
+    await holder.gateway.stop();
+    const settings = { ...joinerOf(holder), MAILGUARD_NODE_ID: 'node-1' };
+    expect(await problemsOf(settings)).toEqual([
+      '- 1 messages are in the hold queue of Postfix: set MAILGUARD_QUARANTINE_STORE=postfix until they are ' +
+        'released, discarded or gone from there',
+    ]);
+    await held.stop();
+  });
+});
+
+describe('serve, with a data directory or files that cannot be used', () => {
+  it('refuses a directory that the account of the embedded database cannot reach', async (context) => {
+    if (process.getuid?.() !== 0) context.skip('only root starts the database as another account');
+    const closed = join(home, 'closed');
+    mkdirSync(closed, { mode: 0o700 });
+    const settings = { MAILGUARD_DATA_DIR: join(closed, 'data'), MAILGUARD_DATABASE_URL: '' };
+    expect(await problemsOf(settings)).toEqual([
+      expect.stringMatching(/^- MAILGUARD_DATA_DIR names .*closed\/data, which .* cannot reach/),
+    ]);
+  });
+
+  it('refuses a database that another major version of PostgreSQL made', async () => {
+    const dataDir = homeWith(GOOD);
+    mkdirSync(join(dataDir, 'postgres'));
+    writeFileSync(join(dataDir, 'postgres', 'PG_VERSION'), '16\n');
+    chmodSync(dataDir, 0o711);
+    const settings = { MAILGUARD_DATA_DIR: dataDir, MAILGUARD_DATABASE_URL: '' };
+    expect(await problemsOf(settings)).toEqual([
+      expect.stringMatching(/^- .*postgres was made by PostgreSQL 16 and this is 18: /),
+    ]);
+  });
+
+  it('refuses TLS files that are no certificate and its key, before anything is made', async () => {
+    const dataDir = join(home, 'never-made-either');
+    const file = join(home, 'no.pem');
+    writeFileSync(file, 'no certificate');
+    const tls = { MAILGUARD_TLS_CERT: file, MAILGUARD_TLS_KEY: file };
+    expect(await problemsOf({ MAILGUARD_DATA_DIR: dataDir, ...tls })).toEqual([
+      expect.stringMatching(
+        /^- MAILGUARD_TLS_CERT and MAILGUARD_TLS_KEY are no certificate and its key: \S/,
+      ),
+    ]);
     expect(existsSync(dataDir)).toBe(false);
   });
 });
