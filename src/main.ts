@@ -17,12 +17,9 @@ import { sweepOrphanCredentials } from './db/credentials.ts';
 import { purgeIdempotencyKeys } from './db/idempotency.ts';
 import { belongsToMasterKey } from './db/installation.ts';
 import { LOCKS } from './db/lock.ts';
-import { migrate } from './db/migrate.ts';
 import { type Database, openDatabase } from './db/open.ts';
-import { openClient, openPool } from './db/pool.ts';
 import { purgeJobs } from './db/quarantine-jobs.ts';
 import type { EventLog, Position } from './eventlog/eventlog.ts';
-import { openEventLog } from './eventlog/open.ts';
 import { followKeys } from './integrations/key-follower.ts';
 import { openQuarantine, type Quarantine } from './integrations/quarantine-open.ts';
 import { endRetention } from './integrations/quarantine-retention.ts';
@@ -38,6 +35,7 @@ import {
   endOrphanFilters,
   expireSenderFilters,
 } from './integrations/sender-filters.ts';
+import { type OpenedLog, openLog } from './open-log.ts';
 import { reapplyErasures } from './projections/erasures.ts';
 import { projectionsOf } from './projections/list.ts';
 import { loadLiveKeys } from './projections/live-keys.ts';
@@ -71,9 +69,9 @@ export type Overrides = Readonly<{
   onFatal?: () => void;
 }>;
 
-const LOG_POOL_SIZE = 4;
 const CATCH_UP_MS = 600_000;
 const FLUSH_MS = 2_000;
+const LOG_LOOK_MS = 1_000;
 const HOUR_MS = 3_600_000;
 
 /** Builds and starts everything, in reading order; what was started is stopped in reverse. */
@@ -98,7 +96,7 @@ export async function startGateway(
     stops.push(database.close);
     const { pool } = database;
     await requireOwnMasterKey(database, secrets);
-    const log = await openLog(config, database);
+    const { log, isSame } = await openLog(config, database, logger);
     stops.push(log.close);
     await reapplyErasures(pool, log);
     const projector = await startProjector({ pool, log, logger }, projectionsOf(log));
@@ -115,7 +113,8 @@ export async function startGateway(
     const limiter = await openRateLimiter(pool, clock);
     const activity = await openActivity({ pool, log, clock, nodeId, metrics, logger });
     const kept = { pool, log, projector, clock, limiter, activity };
-    const jobs = startPeriodicJobs(periodicJobsOf(reactors, kept), logger);
+    const watch = watchLog(isSame, logger, onFatal);
+    const jobs = startPeriodicJobs([...periodicJobsOf(reactors, kept), watch], logger);
     stops.push(() => limiter.flush());
     stops.push(() => activity.flush(true));
     stops.push(jobs.stop);
@@ -197,25 +196,6 @@ async function requireOwnMasterKey({ pool }: Database, { fingerprint }: Secrets)
   );
 }
 
-/** The log in the database or, where a URL of its own is set, in another one with pools of its own. */
-async function openLog(config: Config, database: Database): Promise<EventLog> {
-  const { role } = database;
-  const url = config.eventlogUrl ?? database.url;
-  const connect = () => openClient({ url, role });
-  if (url === database.url) return openEventLog(url, { ...database, connect });
-  await migrate(url);
-  const pool = openPool({ url, size: LOG_POOL_SIZE, role });
-  const exportPool = openPool({ url, size: LOG_POOL_SIZE, role });
-  const log = await openEventLog(url, { pool, exportPool, connect });
-  return {
-    ...log,
-    async close() {
-      await log.close();
-      await Promise.all([pool.end(), exportPool.end()]);
-    },
-  };
-}
-
 async function catchUp(projector: Projector, log: EventLog): Promise<Position> {
   const { position } = await log.head();
   if (await projector.caughtUp(position, undefined, CATCH_UP_MS)) return position;
@@ -259,6 +239,21 @@ const periodicJobsOf = (reactors: ReactorDeps, kept: Purged): readonly PeriodicJ
   { name: 'orphan keys', everyMs: 10_000, run: () => revokeOrphanKeys(reactors, kept.pool) },
   { name: 'purge', everyMs: HOUR_MS, run: () => purge(kept) },
 ];
+
+/** Ends this process when a standby took over the log: the next start finds out what it still holds. */
+const watchLog = (
+  isSame: OpenedLog['isSame'],
+  logger: Logger,
+  onFatal: () => void,
+): PeriodicJob => ({
+  name: 'log',
+  everyMs: LOG_LOOK_MS,
+  async run() {
+    if (await isSame()) return;
+    logger.fatal({}, 'the log lives elsewhere than when it was opened');
+    onFatal();
+  },
+});
 
 /** What one process of a cluster does for all. */
 const cronJobsOf = (

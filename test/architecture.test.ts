@@ -61,6 +61,7 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
   'clock.ts': [],
   'data-dir.ts': ['config-error.ts'],
   'logger.ts': [],
+  'open-log.ts': ['config.ts', 'db', 'eventlog', 'projections'],
   'outage.ts': [],
   'secret-files.ts': [],
   'secrets.ts': [],

@@ -127,8 +127,8 @@ async function copySnapshots(
   { log, rest }: Readonly<{ log: Snapshot; rest: Snapshot }>,
   run: Run,
 ): Promise<Omit<Manifest, 'format' | 'product' | 'made_at' | 'spool'>> {
-  const { listMigrations, listSequences, readFingerprint, readLogState, readServerVersion } =
-    await import('../db/table-copies.ts');
+  const [{ readLogState }, { listMigrations, listSequences, readFingerprint, readServerVersion }] =
+    await Promise.all([import('../db/log-state.ts'), import('../db/table-copies.ts')]);
   await run.spool?.pass();
   await tellMissing(rest, run);
   const migrations = await listMigrations(rest.db);

@@ -136,9 +136,10 @@ type Work = Readonly<{ config: Config; dir: string; manifest: Manifest; terminal
 /** Mail first, whose files nobody asks for until the database names them; the log's commit is the end. */
 async function restoreAll(work: Work): Promise<number> {
   const { config, dir, manifest, terminal } = work;
-  const [{ migrate }, { inTransaction }] = await Promise.all([
+  const [{ migrate }, { inTransaction }, { forgetHome }] = await Promise.all([
     import('../db/migrate.ts'),
     import('../db/copy-session.ts'),
+    import('../db/log-state.ts'),
   ]);
   const dataDir = dataDirOf(config);
   const database = await openEmpty(work, dataDir);
@@ -157,6 +158,7 @@ async function restoreAll(work: Work): Promise<number> {
     });
     await migrate(url);
     if (!isOne) await migrate(logUrl);
+    await inTransaction(logUrl, forgetHome);
     return epoch;
   } finally {
     await database.close();
@@ -187,8 +189,11 @@ async function openEmpty({ config, manifest }: Work, dataDir: string): Promise<D
 }
 
 async function requireEmpty(url: string, { migrations }: Manifest): Promise<void> {
-  const { isThere, listMigrations, readLogState } = await import('../db/table-copies.ts');
-  const { inTransaction } = await import('../db/copy-session.ts');
+  const [{ readLogState }, { isThere, listMigrations }, { inTransaction }] = await Promise.all([
+    import('../db/log-state.ts'),
+    import('../db/table-copies.ts'),
+    import('../db/copy-session.ts'),
+  ]);
   await inTransaction(url, async (db) => {
     const isMade = await isThere(db, { schema: 'eventlog', name: 'events' });
     const head = isMade ? (await readLogState(db)).head : '0';
@@ -211,7 +216,7 @@ async function fillRest(db: pg.Client, work: Work): Promise<void> {
 }
 
 async function fillLog(db: pg.Client, work: Work): Promise<number> {
-  const { beginEpoch, readLogState } = await import('../db/table-copies.ts');
+  const { beginEpoch, readLogState } = await import('../db/log-state.ts');
   await fillSchema(db, 'eventlog', work);
   const { head } = await readLogState(db);
   if (head !== work.manifest.log.head) throw new CliError(`The log ends at ${head}.`);

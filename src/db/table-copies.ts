@@ -119,37 +119,11 @@ export async function listMigrations(db: pg.ClientBase): Promise<readonly string
   return rows.map(({ name }) => name);
 }
 
-/** What a log is told by, and where it ends. */
-export type LogState = Readonly<{ log_id: string; epoch: number; head: string }>;
-
-export async function readLogState(db: pg.ClientBase): Promise<LogState> {
-  const { rows } = await db.query<LogState>(
-    `select log_id, epoch, coalesce((select max(position) from eventlog.events), 0)::text as head
-     from eventlog.log_info`,
-  );
-  const [state] = rows;
-  if (state === undefined) throw new Error('eventlog.log_info is empty');
-  return state;
-}
-
-/**
- * Begins another epoch: positions may have been taken back, so no cursor of before may go on. Minutes since 1970,
- * so that a second restore of one backup is told from the first.
- */
-export async function beginEpoch(db: pg.ClientBase): Promise<number> {
-  const { rows } = await db.query<{ epoch: number }>(
-    `update eventlog.log_info
-     set epoch = greatest(epoch + 1, (extract(epoch from clock_timestamp()) / 60)::int)
-     returning epoch`,
-  );
-  return rows[0]?.epoch ?? 0;
-}
-
 /**
  * Takes webhooks back to the end of a log that is shorter than the one they have seen: what is recorded next
- * must not be taken for sent. For a log in a database of its own, which is copied a moment before.
+ * must not be taken for sent. For a log in a database of its own.
  */
-export async function takeWebhooksBack(db: pg.ClientBase, head: string): Promise<void> {
+export async function takeWebhooksBack(db: pg.ClientBase | pg.Pool, head: string): Promise<void> {
   await db.query(
     `update public.webhook_cursors set position = least(position, $1), sent_to = least(sent_to, $1)
      where greatest(position, sent_to) > $1::bigint`,

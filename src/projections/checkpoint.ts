@@ -40,6 +40,14 @@ async function read(
   return { position: BigInt(row.position), version: row.version };
 }
 
+/** The furthest position that any read model has seen; a log that ends before it has lost its last ones. */
+export async function furthestCheckpoint(pool: pg.Pool): Promise<Position> {
+  const { rows } = await pool.query<{ position: string }>(
+    'select coalesce(max(position), 0) as position from projection_checkpoints',
+  );
+  return BigInt(rows[0]?.position ?? 0);
+}
+
 /** Moves a checkpoint whose lock is held. */
 export async function moveCheckpoint(
   db: pg.ClientBase,
