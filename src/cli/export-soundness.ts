@@ -178,6 +178,10 @@ function verifyTrailer({ findings, trailer, events, first, last }: Walk): void {
   if (typeof root_hash === 'string') {
     throw unusable('The trailer has a tree, which this version cannot check.');
   }
+  if (Object.keys(trailer).toString() !== TRAILER_MEMBERS.toString()) {
+    findings.add('trailer', last, 'it has not the members that a trailer has');
+    return;
+  }
   const isWhole =
     trailer.count === events &&
     trailer.first_position === (first?.toString() ?? null) &&
@@ -186,6 +190,16 @@ function verifyTrailer({ findings, trailer, events, first, last }: Walk): void {
   const counted = `${trailer.count} from ${trailer.first_position} to ${trailer.last_position}`;
   findings.add('trailer', last, `it counts ${counted}; there are ${events} up to ${last}`);
 }
+
+/** As they are written, in their order. */
+const TRAILER_MEMBERS = [
+  'count',
+  'first_position',
+  'last_position',
+  'next_cursor',
+  'tree_size',
+  'root_hash',
+];
 
 const noEvidence = (): CliError =>
   unusable('This is no export of evidence (audit export --form evidence).');
@@ -224,8 +238,9 @@ async function* linesOf(file: string): AsyncGenerator<{ text: string; isWhole: b
 async function openFile(file: string): Promise<AsyncIterable<Buffer>> {
   try {
     const handle = await open(file, 'r');
-    const { bytesRead, buffer } = await handle.read(Buffer.alloc(2), 0, 2, 0);
-    await handle.close();
+    const { bytesRead, buffer } = await handle
+      .read(Buffer.alloc(2), 0, 2, 0)
+      .finally(() => handle.close());
     const isPacked = bytesRead === 2 && buffer[0] === 0x1f && buffer[1] === 0x8b;
     const bytes = createReadStream(file, { highWaterMark: 1_048_576 });
     return isPacked ? bytes.pipe(createGunzip()) : bytes;

@@ -135,6 +135,12 @@ describe('audit verify of a damaged export', () => {
       () => String(lines.length - 2),
     ],
     [
+      'a trailer with a member of another name',
+      () => whole(lines).replace('"tree_size"', '"tree_rize"'),
+      'trailer',
+      () => String(lines.length),
+    ],
+    [
       'something behind the trailer',
       () => `${whole(lines)}${lines[0]}\n`,
       'trailer',
