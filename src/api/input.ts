@@ -65,12 +65,25 @@ function parse(schema: z.ZodType, value: unknown): unknown {
 
 function toIssues(issue: z.core.$ZodIssue): Issue[] {
   const path = issue.path.map(String).join('.');
+  if (issue.code === 'invalid_union') return toUnionIssues(path, issue.errors);
   if (issue.code !== 'unrecognized_keys') return [{ path, message: issue.message }];
-  return issue.keys.map((key) => ({
-    path: path === '' ? key : `${path}.${key}`,
-    message: 'is not a member here',
-  }));
+  return issue.keys.map((key) => ({ path: joined(path, key), message: 'is not a member here' }));
 }
+
+/** A value that is none of several: what is wrong inside the one that it comes nearest to, or else what it may be. */
+function toUnionIssues(path: string, tried: readonly (readonly z.core.$ZodIssue[])[]): Issue[] {
+  const options = tried.map((issues) => issues.flatMap(toIssues));
+  const inside = options.filter((issues) => issues.every((issue) => issue.path !== ''));
+  const nearest = inside.toSorted((a, b) => a.length - b.length)[0];
+  if (nearest !== undefined) {
+    return nearest.map((issue) => ({ ...issue, path: joined(path, issue.path) }));
+  }
+  const messages = new Set(options.flat().map(({ message }) => message));
+  return [{ path, message: [...messages].join('; or: ') }];
+}
+
+const joined = (path: string, member: string): string =>
+  path === '' ? member : `${path}.${member}`;
 
 const DEPTH_MAX = 32;
 

@@ -194,6 +194,34 @@ describe('members', () => {
     }
   });
 
+  it('an activity that ends before it begins', async () => {
+    const range = 'from=2027-01-02T00:00:00Z&to=2027-01-01T00:00:00Z';
+    const reply = await t.send('GET', `/auth/api-keys/${target.key}/activity?${range}`);
+    await expectRefused(reply, 400);
+    expect(reply.body.data.issues).toEqual([{ path: 'to', message: 'must be later than from' }]);
+  });
+
+  it.each<[string, string, object, string, RegExp]>([
+    [
+      'what it may be, where it is none of several',
+      '/mail/quarantine/bulk',
+      { action: 'discard', filter: { reason: ['spam'] } },
+      'filter.reason',
+      /string.*; or: .*number/,
+    ],
+    [
+      'what is wrong inside the one that it comes nearest to',
+      '/webhooks',
+      { url: 'https://a.example/', event_types: ['*'], start: { at: 'noon' } },
+      'start.at',
+      /RFC 3339/,
+    ],
+  ])('is told %s', async (_, path, body, at, message) => {
+    const reply = await t.send('POST', path, { body });
+    await expectRefused(reply, 400);
+    expect(reply.body.data.issues).toEqual([{ path: at, message: expect.stringMatching(message) }]);
+  });
+
   it.each([...beyond, '0001-01-01T00:00:00Z', '9999-12-31T23:59:59.999999Z'])(
     'from and to %s are no bug',
     async (given) => {

@@ -36,10 +36,15 @@ export const keyActivity = route({
   description:
     'Also of a deleted key, for unnarrowed full-admin and read-only. Windows are a minute long (an ' +
     'hour for requests under `/audit`), and are joined to hours or days when they are too many. ' +
-    `Without \`from\` the last ${DEFAULT_DAYS} days are shown.`,
+    `Without \`from\` the last ${DEFAULT_DAYS} days are shown. \`events\` are those of the key's whole life.`,
   permission: { operation: 'keys_read', reach: 'mail_domain' },
   params: KeyParams,
-  query: z.strictObject({ from: Timestamp.optional(), to: Timestamp.optional() }),
+  query: z
+    .strictObject({ from: Timestamp.optional(), to: Timestamp.optional() })
+    .refine(({ from = '', to }) => to === undefined || from < to, {
+      path: ['to'],
+      message: 'must be later than from',
+    }),
   reply: z
     .object({
       key_id: Id,
