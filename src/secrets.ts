@@ -130,9 +130,12 @@ export const webhookSecretPurpose = (id: number, fingerprint: string): string =>
   `webhook:${id}/${fingerprint}`;
 
 const KEY_IN_TEXT = /nmg_[0-9a-f]{16,}/gi;
+const SECRET_IN_TEXT = /nmg_[0-9a-f]{17,}/i;
 
-/** True when a text holds an API key, or so much of one that it should be nowhere. */
+/** True when a text holds an API key, or so much of one that it should be nowhere; its prefix is erased with it. */
 export const holdsApiKey = (text: string): boolean => text.search(KEY_IN_TEXT) !== -1;
+/** True when a text holds more of an API key than its prefix, by which keys are listed and may be looked for. */
+export const holdsSecretOfKey = (text: string): boolean => SECRET_IN_TEXT.test(text);
 /** A text of somebody else's making, without the keys that stand in it. */
 export const withoutApiKeys = (text: string): string => text.replace(KEY_IN_TEXT, 'nmg_[redacted]');
 

@@ -7,7 +7,7 @@ import { mailDomainStream, normaliseMailDomainName } from '../projections/mail-d
 import type { Context } from './context.ts';
 import type { Bound } from './cursor.ts';
 import { invalid } from './input.ts';
-import { PositionText, Text, Timestamp } from './schemas.ts';
+import { PositionText, SearchText, Timestamp } from './schemas.ts';
 import { z } from './zod.ts';
 
 const LIST_MAX = 50;
@@ -45,7 +45,7 @@ export const AuditQuery = z.strictObject({
       'A mail domain by its id, or by a name: then every mail domain that ever had the name.',
   }),
   outcome: listOf(/^(success|failure|denied)$/, 'success, failure or denied').optional(),
-  q: Text(200)
+  q: SearchText(200)
     .optional()
     .openapi({
       description:

@@ -3,7 +3,7 @@ import type { IncomingMessage } from 'node:http';
 import type { Socket } from 'node:net';
 import { isAllowedFrom } from '../projections/key-addresses.ts';
 import type { LiveKey, LiveKeys, Refusal } from '../projections/live-keys.ts';
-import { API_KEY_PATTERN, holdsApiKey } from '../secrets.ts';
+import { API_KEY_PATTERN, holdsSecretOfKey } from '../secrets.ts';
 
 export type Authenticated =
   | Readonly<{ key: LiveKey; refusal: null }>
@@ -74,9 +74,9 @@ export function checkIngestPassword(
 
 /** A key in a URL ends up in logs and histories, so it is refused and its owner should know. */
 export function hasKeyInUrl(url: string): boolean {
-  if (holdsApiKey(url)) return true;
+  if (holdsSecretOfKey(url)) return true;
   // Percent-encoding hides it from us, not from whoever reads the logs.
-  return url.includes('%') && holdsApiKey(url.replace(/%([0-9a-f]{2})/gi, decodeByte));
+  return url.includes('%') && holdsSecretOfKey(url.replace(/%([0-9a-f]{2})/gi, decodeByte));
 }
 
 const decodeByte = (_: string, hex: string): string =>

@@ -2,15 +2,18 @@ import { SCOPES } from '../domain/access.ts';
 import { holdsApiKey } from '../secrets.ts';
 import { z } from './zod.ts';
 
-/** Text that can be stored, logged and shown: no control characters, no lone surrogates. */
-export const Text = (max: number) =>
+/** Text that is asked for and not kept, so that a key's prefix may stand in it: what has it can be found. */
+export const SearchText = (max: number) =>
   z
     .string()
     .min(1)
     .max(max)
     .refine((text) => !/\p{Cc}/u.test(text), 'must not hold control characters')
-    .refine((text) => text.trim() === text, 'must not begin or end with a space')
-    .refine((text) => !holdsApiKey(text), 'must not hold an API key');
+    .refine((text) => text.trim() === text, 'must not begin or end with a space');
+
+/** Text that can be stored, logged and shown: no control characters, no lone surrogates. */
+export const Text = (max: number) =>
+  SearchText(max).refine((text) => !holdsApiKey(text), 'must not hold an API key');
 
 /** A resource id: a positive integer that JavaScript can hold exactly. */
 export const IdText = z

@@ -312,6 +312,13 @@ describe('content', () => {
 });
 
 describe('a key in a URL (14.2.1)', () => {
+  it('200: its prefix, by which it is listed, may be looked for', async () => {
+    const { key } = await t.createKey({ name: 'sought' });
+    const reply = await t.send('GET', `/audit/logs?q=${key.slice(0, 20)}`);
+    expect(reply.status).toBe(200);
+    expect(reply.body.data.map(({ resource }: any) => resource.name)).toContain('sought');
+  });
+
   it.each([
     (key: string) => `/domains?api_key=${key}`,
     (key: string) => `/domains/${key}`,
