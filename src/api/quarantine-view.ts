@@ -12,10 +12,14 @@ import type { Context } from './context.ts';
 import { Instant } from './schemas.ts';
 import { z } from './zod.ts';
 
-export const MessageId = z
-  .string()
-  .regex(/^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$/, 'is no id of a message')
-  .openapi({ description: 'Opaque.' });
+const opaqueId = (ofWhat: string) =>
+  z
+    .string()
+    .regex(/^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$/, `is no id of ${ofWhat}`)
+    .openapi({ description: 'Opaque.' });
+
+export const MessageId = opaqueId('a message');
+export const JobId = opaqueId('a bulk job');
 
 const Delivery = z.object({
   recipient: z.string(),

@@ -198,6 +198,7 @@ describe('POST /mail/quarantine/bulk', () => {
     ['retrain without a class', { action: 'retrain', ids: [randomUUID()] }],
     ['a class without retrain', { action: 'release', class: 'ham', ids: [randomUUID()] }],
     ['an unknown action', { action: 'burn', ids: [randomUUID()] }],
+    ['a filter without a member, which would take everything', { action: 'release', filter: {} }],
     ['a bad filter', { action: 'release', filter: { since: 'yesterday' } }],
     ['5,001 ids', { action: 'release', ids: Array.from({ length: 5_001 }, () => randomUUID()) }],
   ])('400: %s', async (_, body) => {

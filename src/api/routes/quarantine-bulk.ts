@@ -22,7 +22,7 @@ import type { Context } from '../context.ts';
 import { invalid } from '../input.ts';
 import { BASE_PATH } from '../paths.ts';
 import { QuarantineFilter, toSearch } from '../quarantine-query.ts';
-import { MessageId } from '../quarantine-view.ts';
+import { JobId, MessageId } from '../quarantine-view.ts';
 import { type Answer, type Call, route } from '../route.ts';
 import { Instant, ListQuery, Text } from '../schemas.ts';
 import { z } from '../zod.ts';
@@ -40,8 +40,15 @@ const BulkBody = z
     ids: z.array(MessageId).min(1).max(BULK_IDS_MAX).optional(),
     filter: z
       .record(z.string(), z.union([z.string(), z.number()]))
+      .refine(
+        (filter) => Object.keys(filter).length > 0,
+        'must name what to look for: without a member it would take every message',
+      )
       .optional()
-      .openapi({ description: 'Members and meanings are the filters of the list.' }),
+      .openapi({
+        description:
+          'Members and meanings are the filters of the list; at least one, `since` takes all of them.',
+      }),
     class: z.enum(TRAINING_CLASSES).optional().openapi({ description: 'For retrain.' }),
     dry_run: z.boolean().optional(),
     reason: Text(1_000).optional(),
@@ -55,10 +62,10 @@ const BulkBody = z
     message: 'is needed for retrain, and only there',
   });
 
-const JobParams = z.strictObject({ job_id: MessageId });
+const JobParams = z.strictObject({ job_id: JobId });
 const Job = z
   .object({
-    job_id: MessageId,
+    job_id: JobId,
     action: z.enum(BULK_ACTIONS),
     dry_run: z.boolean(),
     state: z.enum(['running', 'cancelled', 'completed']),
@@ -93,7 +100,7 @@ const createJob = route({
     `A job can be read for ${JOB_DAYS_KEPT} days after its end.`,
   permission: act,
   body: BulkBody,
-  reply: z.object({ job_id: MessageId, messages: z.number().int() }),
+  reply: z.object({ job_id: JobId, messages: z.number().int() }),
   message: 'Under way',
   errors: ['unknown_mail_domain'],
   example: { body: { action: 'discard', filter: { min_score: 20 }, dry_run: true } },
