@@ -65,6 +65,7 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
   'outage.ts': [],
   'secret-files.ts': [],
   'secrets.ts': [],
+  'server-file.ts': [],
   'stop-all.ts': [],
   'waker.ts': [],
 };

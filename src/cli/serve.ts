@@ -1,5 +1,6 @@
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import { loadConfig } from '../config.ts';
+import { removeServerFile, writeServerFile } from '../server-file.ts';
 import { CliError, type Command, EXIT, messageOf, unusable } from './command.ts';
 import { dataDirOf } from './data-dir.ts';
 import { print, type Terminal } from './terminal.ts';
@@ -79,8 +80,14 @@ async function runGateway(terminal: Terminal): Promise<number> {
     ...(config.bootstrapKey === null ? { bootstrap_key_file: join(dataDir, 'bootstrap-key') } : {}),
     ms: Math.round(performance.now() - startedAt),
   };
+  const certificate = config.tls === null ? null : resolve(config.tls.certPath);
+  await writeServerFile(dataDir, { url, pid: process.pid, certificate }).catch((error: unknown) =>
+    logger.warn({ err: error }, 'commands cannot find this gateway by its data directory'),
+  );
   await print(terminal.stdout, `${JSON.stringify(ready)}\n`);
   const code = await ended;
+  // Left behind it names a process that is no more, which readers see.
+  await removeServerFile(dataDir).catch(() => undefined);
   await gateway.stop();
   logger.info({}, 'stopped');
   return code;

@@ -1,8 +1,9 @@
 import { readFileSync } from 'node:fs';
 import type { Config } from '../config.ts';
 import { API_KEY_PATTERN } from '../secrets.ts';
+import { readServerFile, type ServerFile } from '../server-file.ts';
 import { unusable } from './command.ts';
-import { readSecretFile } from './data-dir.ts';
+import { dataDirOf, readSecretFile } from './data-dir.ts';
 
 /** The gateway that the HTTP commands talk to, and the key they show it. */
 export type Server = Readonly<{
@@ -17,7 +18,10 @@ const LOOPBACK = /^(localhost|127(\.\d{1,3}){3}|\[::1\])$/;
 /** Whether a URL names this very machine. */
 export const isOnThisMachine = (url: string): boolean => LOOPBACK.test(new URL(url).hostname);
 
-/** The server of the settings: the one of `MAILGUARD_URL`, else the one that they would start. */
+/**
+ * The server of the settings: the one of `MAILGUARD_URL`, else the one that runs on the data directory, else the one
+ * that they would start.
+ */
 export function serverOf(config: Config): Server {
   if (config.url === null) return { ...localServer(config), key: keyOf(config) };
   const url = new URL(config.url);
@@ -31,16 +35,37 @@ export function serverOf(config: Config): Server {
   return { url: url.href.replace(/\/+$/, ''), key: keyOf(config), certificate: null };
 }
 
-function localServer({ host, port, tls }: Config): Omit<Server, 'key'> {
+function localServer(config: Config): Omit<Server, 'key'> {
+  const running = runningServer(config);
+  if (running !== null) {
+    return { url: callable(running.url), certificate: certificateIn(running.certificate) };
+  }
+  const { host, port, tls } = config;
   if (port === 0)
     throw unusable('MAILGUARD_PORT is 0, which is no port to call: set MAILGUARD_URL.');
-  const called = host === '0.0.0.0' ? '127.0.0.1' : host === '::' ? '::1' : host;
-  const authority = `${called.includes(':') ? `[${called}]` : called}:${port}`;
-  if (tls === null) return { url: `http://${authority}`, certificate: null };
+  const scheme = tls === null ? 'http' : 'https';
+  const url = `${scheme}://${host.includes(':') ? `[${host}]` : host}:${port}`;
+  return { url: callable(url), certificate: certificateIn(tls?.certPath ?? null) };
+}
+
+function runningServer(config: Config): ServerFile | null {
   try {
-    return { url: `https://${authority}`, certificate: readFileSync(tls.certPath) };
+    return readServerFile(dataDirOf(config));
   } catch {
-    throw unusable(`MAILGUARD_TLS_CERT cannot be read by this user: ${tls.certPath}`);
+    // Whoever may not look into the data directory goes by the settings.
+    return null;
+  }
+}
+
+/** An address to listen at is not always one to call. */
+const callable = (url: string): string =>
+  url.replace('://0.0.0.0:', '://127.0.0.1:').replace('://[::]:', '://[::1]:');
+
+function certificateIn(path: string | null): Buffer | null {
+  try {
+    return path === null ? null : readFileSync(path);
+  } catch {
+    throw unusable(`The gateway's certificate cannot be read by this user: ${path}`);
   }
 }
 

@@ -1,6 +1,7 @@
 /** What each setting does for a command; contract.md 4 has all of them. */
 export const SETTINGS: Readonly<Record<string, string>> = {
-  MAILGUARD_URL: 'The gateway to call; else that of HOST, PORT and TLS_CERT.',
+  MAILGUARD_URL:
+    'The gateway to call; else the one on the data directory, or of HOST, PORT and TLS_CERT.',
   MAILGUARD_API_KEY: 'The key to call with; else that of the bootstrap-key file.',
   MAILGUARD_HOST: 'Address of the gateway (127.0.0.1).',
   MAILGUARD_PORT: 'Port of the gateway (3443).',

@@ -65,18 +65,20 @@ describe('the built program', () => {
     const dataDir = join(temporary(), 'data');
     const env = { MAILGUARD_DATA_DIR: dataDir };
     const { child, ended, ready } = await serve(env);
-    const caller = { ...env, MAILGUARD_PORT: new URL(ready['url'] ?? '').port };
     const create = ['keys', 'create', '--name', 'x', '--scope', 'read-only'];
     const [made, local] = await Promise.all([
-      mailguard(create, caller),
+      mailguard(create, env),
       mailguard([...create, '--local'], env),
     ]);
     expect(made).toMatchObject({ code: 0, stdout: expect.stringMatching(/^nmg_[0-9a-f]{64}\n$/) });
     expect(local.code).toBe(0);
-    const list = await mailguard(['keys', 'list', '--json'], caller);
+    const list = await mailguard(['keys', 'list', '--json'], env);
     expect(JSON.parse(list.stdout)).toHaveLength(3);
     child.kill('SIGTERM');
     expect((await ended).code).toBe(0);
+    // Nobody is there any more, so the settings say where one would be.
+    const without = await mailguard(['keys', 'list'], { ...env, MAILGUARD_PORT: '1' });
+    expect(without.stderr).toContain('http://127.0.0.1:1 cannot be reached');
     const pidFile = join(dataDir, 'postgres', 'postmaster.pid');
     expect(existsSync(pidFile)).toBe(false);
     const verified = await mailguard(['log', 'verify', '--json'], env);
