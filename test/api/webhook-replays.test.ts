@@ -335,7 +335,7 @@ describe('POST /webhooks/{id}/replays', () => {
     ['a reason that is too long', { from: 'earliest', reason: 'x'.repeat(1_001) }, 'reason'],
     ['a reason with a key', { from: 'earliest', reason: `nmg_${'a'.repeat(64)}` }, 'reason'],
     ['a start from now', { from: 'now' }, 'from'],
-    ['a start at a number', { from: { position: 3 } }, 'from'],
+    ['a start at a number', { from: { position: 3 } }, 'from.position'],
     ['a start beyond the log', { from: { position: '999999999' } }, 'from'],
     ['an end beyond the log', { from: 'earliest', to: { position: '999999999' } }, 'to'],
     ['an end at the earliest', { from: 'earliest', to: 'earliest' }, 'to'],
