@@ -16,7 +16,7 @@ export function holds(outer: Cidr, inner: Cidr): boolean {
     if (outer.bytes[index] !== inner.bytes[index]) return false;
   }
   const rest = 8 - (outer.bits & 7);
-  return rest === 8 || (outer.bytes[whole] ?? 0) >> rest === (inner.bytes[whole] ?? 0) >> rest;
+  return (outer.bytes[whole] ?? 0) >> rest === (inner.bytes[whole] ?? 0) >> rest;
 }
 
 /** True when every address of `inner` is allowed. */
