@@ -73,60 +73,30 @@ function cutUnless(answers: Set<Running> = new Set(), mayGoOn: (answer: Running)
 
 /** Loads every key. Call when the `api_keys` projection has caught up. */
 export async function loadLiveKeys(deps: Deps): Promise<LiveKeys> {
-  const byPrefix = new Map<string, LiveKey>();
-  const byId = new Map<number, LiveKey>();
+  const index = openIndex();
   const cuts = new Map<number, Set<Running>>();
-  /** Deleted ids never come back, whatever an older read still brings. */
-  const deleted = new Set<number>();
-  /** What rotations say, also of keys that were deleted since. */
-  const successors = new Map<number, number>();
-  const mailDomains = new Map<number, number | null>();
-  const put = (key: LiveKey) => {
-    if (key.successor !== null) successors.set(key.id, key.successor);
-    mailDomains.set(key.id, key.principal.mailDomain);
-    if (deleted.has(key.id)) return;
-    byPrefix.set(key.prefix, key);
-    byId.set(key.id, key);
-  };
-  const remove = (id: number) => {
-    const key = byId.get(id);
-    byId.delete(id);
-    if (key !== undefined) byPrefix.delete(key.prefix);
-  };
 
   const credentials = new Map((await listCredentials(deps.pool)).map((c) => [c.subject, c]));
   for (const row of await readAllApiKeys(deps.pool)) {
-    if (row.successor !== null) successors.set(row.id, row.successor);
-    mailDomains.set(row.id, row.mailDomain);
+    index.learn(row);
     const credential = credentials.get(`api_key:${row.id}`);
-    if (credential !== undefined && row.status !== 'deleted') put(toLiveKey(credential, row));
-  }
-
-  function refusalOf(key: LiveKey, nowMs: number): Refusal | null {
-    if (key.status === 'revoked' || key.status === 'expired') return key.status;
-    if (key.expiresAtMs !== null && nowMs >= key.expiresAtMs) return 'expired';
-    if (key.status === 'rotated' && nowMs >= (key.graceUntilMs ?? 0)) return 'rotated';
-    // A successor counts only once its predecessor names it: a rotation that was cut short is none.
-    if (key.predecessor === null) return null;
-    return successors.get(key.predecessor) === key.id ? null : 'inactive';
+    if (credential !== undefined && row.status !== 'deleted') index.put(toLiveKey(credential, row));
   }
 
   function endedNow(id: number): void {
-    const key = byId.get(id);
-    const isValid = key !== undefined && refusalOf(key, deps.nowMs()) === null;
+    const key = index.find(id);
+    const isValid = key !== null && index.refusalOf(key, deps.nowMs()) === null;
     cutUnless(cuts.get(id), ({ address }) => isValid && isAllowedFrom(key.principal, address));
   }
 
   async function reload(id: number): Promise<void> {
     try {
       const fresh = await readKey(deps, id);
-      if (fresh === null) {
-        deleted.add(id);
-        remove(id);
-      } else if (fresh.revision >= (byId.get(id)?.revision ?? -1n)) put(fresh);
+      if (fresh === null) index.bury(id);
+      else if (fresh.revision >= (index.find(id)?.revision ?? -1n)) index.put(fresh);
     } catch (error) {
       // What cannot be read any more must not go on being trusted; it comes back when it can be.
-      remove(id);
+      index.remove(id);
       setTimeout(() => void reload(id).catch(() => undefined), RELOAD_MS).unref();
       throw error;
     } finally {
@@ -136,22 +106,21 @@ export async function loadLiveKeys(deps: Deps): Promise<LiveKeys> {
 
   return {
     verify(text, nowMs) {
-      const key = byPrefix.get(text.slice(0, KEY_PREFIX_LENGTH));
-      if (key === undefined) return { key: null, refusal: 'unknown' };
+      const key = index.findByPrefix(text.slice(0, KEY_PREFIX_LENGTH));
+      if (key === null) return { key: null, refusal: 'unknown' };
       if (!isSameVerifier(deps.secrets.verifierOf(key.pepper, text), key.verifier)) {
         return { key: null, refusal: 'unknown' };
       }
-      const refusal = refusalOf(key, nowMs);
+      const refusal = index.refusalOf(key, nowMs);
       return refusal === null ? { key, refusal } : { key, refusal };
     },
     stillValid(key, nowMs) {
-      const current = byId.get(key.id);
-      return current === key ? refusalOf(key, nowMs) : 'unknown';
+      return index.find(key.id) === key ? index.refusalOf(key, nowMs) : 'unknown';
     },
-    find: (id) => byId.get(id) ?? null,
-    mailDomainOf: (id) => mailDomains.get(id) ?? null,
-    successorOf: (id) => successors.get(id) ?? null,
-    all: () => byId.values(),
+    find: index.find,
+    mailDomainOf: index.mailDomainOf,
+    successorOf: index.successorOf,
+    all: index.all,
     changed: reload,
     cutEnded() {
       for (const id of [...cuts.keys()]) endedNow(id);
@@ -163,6 +132,57 @@ export async function loadLiveKeys(deps: Deps): Promise<LiveKeys> {
       // It may have ended between the check of its request and now.
       endedNow(key.id);
       return () => set.delete(one);
+    },
+  };
+}
+
+/** The keys that may open something, and of every key that ever was what outlives it. */
+function openIndex() {
+  const byPrefix = new Map<string, LiveKey>();
+  const byId = new Map<number, LiveKey>();
+  /** Deleted ids never come back, whatever an older read still brings. */
+  const deleted = new Set<number>();
+  /** What rotations say, also of keys that were deleted since. */
+  const successors = new Map<number, number>();
+  const mailDomains = new Map<number, number | null>();
+  const find = (id: number) => byId.get(id) ?? null;
+
+  function learn({ id, successor, mailDomain }: Pick<KeyState, 'id' | 'successor' | 'mailDomain'>) {
+    if (successor !== null) successors.set(id, successor);
+    mailDomains.set(id, mailDomain);
+  }
+
+  function remove(id: number): void {
+    const key = find(id);
+    byId.delete(id);
+    if (key !== null) byPrefix.delete(key.prefix);
+  }
+
+  return {
+    find,
+    findByPrefix: (prefix: string) => byPrefix.get(prefix) ?? null,
+    all: () => byId.values(),
+    mailDomainOf: (id: number) => mailDomains.get(id) ?? null,
+    successorOf: (id: number) => successors.get(id) ?? null,
+    learn,
+    put(key: LiveKey) {
+      learn({ ...key, mailDomain: key.principal.mailDomain });
+      if (deleted.has(key.id)) return;
+      byPrefix.set(key.prefix, key);
+      byId.set(key.id, key);
+    },
+    remove,
+    bury(id: number) {
+      deleted.add(id);
+      remove(id);
+    },
+    refusalOf(key: LiveKey, nowMs: number): Refusal | null {
+      if (key.status === 'revoked' || key.status === 'expired') return key.status;
+      if (key.expiresAtMs !== null && nowMs >= key.expiresAtMs) return 'expired';
+      if (key.status === 'rotated' && nowMs >= (key.graceUntilMs ?? 0)) return 'rotated';
+      // A successor counts only once its predecessor names it: a rotation that was cut short is none.
+      if (key.predecessor === null) return null;
+      return successors.get(key.predecessor) === key.id ? null : 'inactive';
     },
   };
 }
