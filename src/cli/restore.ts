@@ -136,7 +136,7 @@ type Work = Readonly<{ config: Config; dir: string; manifest: Manifest; terminal
 /** Mail first, whose files nobody asks for until the database names them; the log's commit is the end. */
 async function restoreAll(work: Work): Promise<number> {
   const { config, dir, manifest, terminal } = work;
-  const [{ migrate }, { inTransaction }, { forgetHome }] = await Promise.all([
+  const [{ migrate }, { inOwnTransaction }, { forgetHome }] = await Promise.all([
     import('../db/migrate.ts'),
     import('../db/copy-session.ts'),
     import('../db/log-state.ts'),
@@ -151,14 +151,14 @@ async function restoreAll(work: Work): Promise<number> {
     if (manifest.spool !== null) {
       await restoreSpool(dir, join(dataDir, 'spool'), () => terminal.signal.throwIfAborted());
     }
-    if (!isOne) await inTransaction(url, (db) => fillRest(db, work));
-    const epoch = await inTransaction(logUrl, async (db) => {
+    if (!isOne) await inOwnTransaction(url, (db) => fillRest(db, work));
+    const epoch = await inOwnTransaction(logUrl, async (db) => {
       if (isOne) await fillRest(db, work);
       return fillLog(db, work);
     });
     await migrate(url);
     if (!isOne) await migrate(logUrl);
-    await inTransaction(logUrl, forgetHome);
+    await inOwnTransaction(logUrl, forgetHome);
     return epoch;
   } finally {
     await database.close();
@@ -189,12 +189,12 @@ async function openEmpty({ config, manifest }: Work, dataDir: string): Promise<D
 }
 
 async function requireEmpty(url: string, { migrations }: Manifest): Promise<void> {
-  const [{ readLogState }, { isThere, listMigrations }, { inTransaction }] = await Promise.all([
+  const [{ readLogState }, { isThere, listMigrations }, { inOwnTransaction }] = await Promise.all([
     import('../db/log-state.ts'),
     import('../db/table-copies.ts'),
     import('../db/copy-session.ts'),
   ]);
-  await inTransaction(url, async (db) => {
+  await inOwnTransaction(url, async (db) => {
     const isMade = await isThere(db, { schema: 'eventlog', name: 'events' });
     const head = isMade ? (await readLogState(db)).head : '0';
     if (head !== '0') {

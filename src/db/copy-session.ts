@@ -37,7 +37,7 @@ export const inSnapshot = <T>(url: string, work: (seen: Snapshot) => Promise<T>)
   inSession(url, async (db) => work({ db, tables: await takeSnapshot(db) }));
 
 /** Everything that `work` changes is there together, or nothing of it. */
-export const inTransaction = <T>(url: string, work: (db: pg.Client) => Promise<T>): Promise<T> =>
+export const inOwnTransaction = <T>(url: string, work: (db: pg.Client) => Promise<T>): Promise<T> =>
   inSession(url, async (db) => {
     await db.query('begin');
     const result = await work(db);
