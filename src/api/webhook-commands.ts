@@ -34,7 +34,7 @@ export async function commandAsCaller(
     commandId: call.commandId,
     ifRevision: call.ifMatch,
   });
-  const isDone = position === null || (await settled(context, row.id, position));
+  const isDone = position === null || (await awaitEffect(context, row.id, position));
   const after = (await findWebhook(context.pool, row.id)) ?? row;
   return { ...(await answerWithWebhook(context, after)), ...(isDone ? {} : { status: 202 }) };
 }
@@ -61,7 +61,11 @@ export async function answerWithWebhook(context: Context, row: WebhookRow): Prom
 }
 
 /** True when a change is in the read model, and known to whoever delivers. */
-export async function settled(context: Context, id: number, position: Position): Promise<boolean> {
+export async function awaitEffect(
+  context: Context,
+  id: number,
+  position: Position,
+): Promise<boolean> {
   const isVisible = await context.projector.caughtUp(position, ['webhooks']);
   if (isVisible) await context.webhooks.changed(id);
   return isVisible;

@@ -14,7 +14,7 @@ import {
   groupRecipients,
   personalOf,
   retentionMsOf,
-} from '../projections/quarantine-added.ts';
+} from '../projections/recipient-groups.ts';
 import type { Secrets } from '../secrets.ts';
 import type { HeldFile, HoldQueue, QueueEntry } from './hold-queue.ts';
 import type { LogFacts, MailLog } from './mail-log.ts';

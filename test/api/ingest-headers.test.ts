@@ -2,7 +2,7 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { type IngestEnvelope, readIngestHeaders } from '../../src/api/ingest-headers.ts';
 import { DomainError } from '../../src/domain/errors.ts';
-import { domainOf } from '../../src/projections/quarantine-added.ts';
+import { domainOf } from '../../src/projections/recipient-groups.ts';
 
 const NOW = new Date('2026-05-01T08:00:00Z');
 const OURS = { 'X-Mail-From': 'a@example.org', 'X-Rcpt-To': 'b@example.net' };

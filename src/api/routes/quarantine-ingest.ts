@@ -5,14 +5,14 @@ import { DomainError } from '../../domain/errors.ts';
 import type { AddedData, Announcement } from '../../domain/quarantine-language.ts';
 import { quarantinedMessage, quarantinedMessageStream } from '../../domain/quarantined-message.ts';
 import { commandIdOf, handleCommand, readState } from '../../eventlog/handle-command.ts';
+import { findMessages, type MessageRow } from '../../projections/quarantine-list.ts';
 import {
   type AddressedGroup,
   countsOf,
   groupRecipients,
   personalOf,
   retentionMsOf,
-} from '../../projections/quarantine-added.ts';
-import { findMessages, type MessageRow } from '../../projections/quarantine-list.ts';
+} from '../../projections/recipient-groups.ts';
 import type { Context } from '../context.ts';
 import { type IncomingMail, incoming, mailIntake } from '../mail-intake.ts';
 import { BASE_PATH } from '../paths.ts';

@@ -10,7 +10,7 @@ import { BASE_PATH } from '../paths.ts';
 import { type Call, route } from '../route.ts';
 import { IdText, Instant, Text } from '../schemas.ts';
 import { findVisibleWebhook, read, tag, WebhookParams, write } from '../webhook-access.ts';
-import { commandAsCaller, settled } from '../webhook-commands.ts';
+import { awaitEffect, commandAsCaller } from '../webhook-commands.ts';
 import { EventTypes } from '../webhook-view.ts';
 import { z } from '../zod.ts';
 
@@ -161,7 +161,7 @@ async function createReplay(
   // An earlier run of this very request has begun it under another number.
   const begun = earlier?.[0]?.data['replay_id'];
   const id = BigInt(typeof begun === 'string' ? begun : wanted);
-  await settled(context, row.id, position ?? 0n);
+  await awaitEffect(context, row.id, position ?? 0n);
   const made = await findReplay(context.pool, row.id, id);
   if (made === null) throw new DomainError('unavailable', 'It was made; look for it in the list.');
   const location = `${BASE_PATH}/webhooks/${row.id}/replays/${id}`;

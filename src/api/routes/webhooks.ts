@@ -23,8 +23,8 @@ import {
 } from '../webhook-access.ts';
 import {
   answerWithWebhook,
+  awaitEffect,
   commandAsCaller,
-  settled,
   type WebhookAnswer,
 } from '../webhook-commands.ts';
 import { GivenSecret, keepSecret, requireSecret, showSecret } from '../webhook-secrets.ts';
@@ -187,7 +187,7 @@ const remove = route({
       commandId: call.commandId,
       ifRevision: call.ifMatch,
     });
-    const isDone = await settled(context, row.id, position ?? 0n);
+    const isDone = await awaitEffect(context, row.id, position ?? 0n);
     const isErased = await context.projector.caughtUp(position ?? 0n, ['erasures']);
     // An answer about it that was being kept meanwhile holds its URL, too.
     await eraseIdempotentAnswers(context.pool, `webhook:${row.id}`);
@@ -231,7 +231,7 @@ async function createWebhook(
   // An earlier run of this very request has made it, with a secret that was told to nobody.
   if (earlier !== undefined) await eraseCredentials(context.pool, `webhook:${id}`);
   const madeId = earlier === undefined ? id : Number(earlier.resource.id);
-  const isDone = await settled(context, madeId, handled.position ?? 0n);
+  const isDone = await awaitEffect(context, madeId, handled.position ?? 0n);
   const row = await findWebhook(context.pool, madeId);
   if (row === null) throw new DomainError('unavailable', 'It was made; look for it in the list.');
   return showSecret(await answerWithWebhook(context, row), {
