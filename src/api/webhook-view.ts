@@ -36,7 +36,10 @@ export const Description = Text(1_000);
 export const Ordering = z.enum(ORDERINGS).openapi({
   description:
     '`none`: as fast as it goes, in order where nothing fails. `key`: events of one stream one after the ' +
-    'other; one that fails holds up its own stream alone.',
+    'other; one that fails holds up its own stream alone. `strict`: all of them one after the other, in the ' +
+    'order of the log; one that fails holds up all that follow, is tried again at least each quarter of an ' +
+    'hour, and is parked after three days, so that it cannot hold them up for ever. After a crash an event ' +
+    'may arrive a second time behind later ones: tell by `sequence`.',
 });
 
 /** A subscription as callers see it; its secret is in none of these members. */

@@ -1,8 +1,11 @@
 import type { Decider, DomainEvent, Json, PersonalMember } from './decider.ts';
 import { DomainError } from './errors.ts';
 
-export const ORDERINGS = ['none', 'key'] as const;
-/** `none`: as fast as it goes, in order at best. `key`: events of one stream one after the other. */
+export const ORDERINGS = ['none', 'key', 'strict'] as const;
+/**
+ * `none`: as fast as it goes, in order at best. `key`: events of one stream one after the other. `strict`: all
+ * of them one after the other.
+ */
 export type Ordering = (typeof ORDERINGS)[number];
 
 /** Why deliveries were ended until somebody enables them again; the cursor stays where it was. */

@@ -47,7 +47,9 @@ function noticeOutage(s: Running, nowMs: number): void {
   const { failingSinceMs, lastFailedAtMs, notices, state } = s.endpoint.breaker;
   if (failingSinceMs === null || s.settings.row.status !== 'active') return;
   const triedHours = ((lastFailedAtMs ?? failingSinceMs) - failingSinceMs) / HOUR_MS;
-  if (state === 'open' && triedHours >= OUTAGE_HOURS_MAX) {
+  // In strict order the breaker stays closed, since one event after the other says nothing of the others.
+  const isDown = state === 'open' || s.ordering === 'strict';
+  if (isDown && triedHours >= OUTAGE_HOURS_MAX) {
     s.untold.disable ??= 'outage';
     return;
   }

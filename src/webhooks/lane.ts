@@ -1,3 +1,4 @@
+import type { Ordering } from '../domain/webhook.ts';
 import type { Position } from '../eventlog/eventlog.ts';
 import type { PreparedDelivery } from '../projections/webhook-payload.ts';
 import type { Feed, Matched, Place } from './feed.ts';
@@ -144,8 +145,8 @@ export function dropTo(lane: Lane, position: Position): readonly Item[] {
   return dropped;
 }
 
-/** Events of one key go one after the other: who comes first goes, the others wait behind it. */
-export type KeyGate = Readonly<{
+/** Where there is an order, events of one queue go one after the other: who comes first goes, the others wait. */
+export type Gate = Readonly<{
   /** True when it may go. */
   enter: (item: Item) => boolean;
   /** Who is ahead of it, null when it may go. */
@@ -156,41 +157,46 @@ export type KeyGate = Readonly<{
   leave: (item: Item) => Item | null;
 }>;
 
-export function createKeyGate(isOrdered: () => boolean): KeyGate {
+export function createGate(ordering: Ordering): Gate {
   const queues = new Map<string, Item[]>();
+  const queueOf = ({ key }: Item) => (ordering === 'strict' ? THE_ONLY_QUEUE : key);
   return {
     enter(item) {
-      if (!isOrdered()) return true;
-      const queue = queues.get(item.key);
+      if (ordering === 'none') return true;
+      const name = queueOf(item);
+      const queue = queues.get(name);
       if (queue === undefined) {
-        queues.set(item.key, [item]);
+        queues.set(name, [item]);
         return true;
       }
       queue.push(item);
       return false;
     },
     ahead(item) {
-      const first = queues.get(item.key)?.[0] ?? null;
+      const first = queues.get(queueOf(item))?.[0] ?? null;
       return first === item ? null : first;
     },
     behind(item) {
-      const queue = queues.get(item.key) ?? [];
+      const queue = queues.get(queueOf(item)) ?? [];
       const index = queue.indexOf(item);
       return index === -1 ? [] : queue.slice(index + 1);
     },
     leave(item) {
-      const queue = queues.get(item.key);
+      const name = queueOf(item);
+      const queue = queues.get(name);
       if (queue === undefined) return null;
       const index = queue.indexOf(item);
       if (index !== -1) queue.splice(index, 1);
-      if (queue.length === 0) queues.delete(item.key);
+      if (queue.length === 0) queues.delete(name);
       return index === 0 ? (queue[0] ?? null) : null;
     },
   };
 }
 
+const THE_ONLY_QUEUE = '';
+
 /** An event is over: whoever waited behind it may go. */
-export function release(gate: KeyGate, item: Item): void {
+export function release(gate: Gate, item: Item): void {
   const next = gate.leave(item);
   if (next === null || next.state !== 'blocked') return;
   if (next.lane === null) {

@@ -1,5 +1,6 @@
 import { allowance } from './breaker.ts';
 import type { Item, Lane } from './lane.ts';
+import { roomIn } from './room.ts';
 import { type DeliveryDeps, lanesOf, type Running, SLOTS } from './running.ts';
 
 /** New events and retries leave each other a quarter of the slots; replays have no more than that. */
@@ -18,8 +19,11 @@ const mayDeliver = (
   deps.holdsLease();
 
 /** How many deliveries may be under way now. */
-export const allowedNow = (s: Running, deps: DeliveryDeps, nowMs: number): number =>
-  mayDeliver(s, deps, nowMs) ? allowance(s.endpoint.breaker, SLOTS, nowMs) : 0;
+export function allowedNow(s: Running, deps: DeliveryDeps, nowMs: number): number {
+  if (!mayDeliver(s, deps, nowMs)) return 0;
+  // Replays and what somebody asked for take turns with the others: one at a time is what `strict` promises.
+  return allowance(s.endpoint.breaker, s.ordering === 'strict' ? 1 : SLOTS, nowMs);
+}
 
 /** Takes the next event that may be sent, or null. Everything it can take has its mark. */
 export function pick(s: Running, deps: DeliveryDeps, nowMs: number): Item | null {
@@ -35,7 +39,7 @@ export function pick(s: Running, deps: DeliveryDeps, nowMs: number): Item | null
   }
   for (const lane of s.replays) {
     // In the order of the log where that is wanted; one that failed is waited for.
-    const isOrdered = s.settings.row.ordering === 'key';
+    const isOrdered = s.ordering !== 'none';
     if (lane.sending >= (isOrdered ? 1 : RESERVED)) continue;
     if (isOrdered && lane.again.length > 0 && !hasDue(lane, nowMs)) continue;
     const item = pickFrom(s, lane, nowMs);
@@ -53,7 +57,8 @@ const hasDue = (lane: Lane, nowMs: number) => lane.again.some((item) => isReady(
  */
 function pickFrom(s: Running, lane: Lane, nowMs: number): Item | null {
   const { state, failed } = s.endpoint.breaker;
-  const isAlone = lane.ready.length + lane.fresh.length === 0 && lane.feed.isAtEnd();
+  const isAlone =
+    lane.ready.length + lane.fresh.length === 0 && (lane.feed.isAtEnd() || roomIn(s, lane) === 0);
   const isUnderWay = lane.again.some((item) => item.state === 'sending');
   const isTurn = state === 'closed' && failed.length === 0 && !isUnderWay;
   const due = isAlone || isTurn ? lane.again.find((item) => isReady(item, nowMs)) : undefined;

@@ -1,8 +1,9 @@
 import type { Matched } from './feed.ts';
 import { type Lane, toItem } from './lane.ts';
 import { unknownAttempt } from './record.ts';
-import { isFull, moveToRetries } from './retry-set.ts';
-import { AHEAD_MAX, type DeliveryDeps, lanesOf, PAGE_EVENTS, type Running } from './running.ts';
+import { moveToRetries } from './retry-set.ts';
+import { roomIn } from './room.ts';
+import { type DeliveryDeps, lanesOf, PAGE_EVENTS, type Running } from './running.ts';
 import { markDirty } from './unsaved.ts';
 
 /** Reads on, so that there is always a page at hand; of an endpoint on probation only what may go. */
@@ -11,8 +12,9 @@ export async function fill(s: Running, deps: DeliveryDeps, allowed: number): Pro
     // What has failed is no reason to read nothing else: that may show whose fault it is.
     const waiting = lane.fresh.length + lane.ready.length;
     const wanted = s.endpoint.breaker.state === 'closed' ? PAGE_EVENTS : allowed;
-    if (waiting >= wanted || lane.items.length >= AHEAD_MAX || isFull(s.retries)) continue;
-    for (const matched of await lane.feed.next(wanted)) add(s, deps, lane, matched);
+    const limit = Math.min(wanted, roomIn(s, lane));
+    if (waiting >= wanted || limit === 0) continue;
+    for (const matched of await lane.feed.next(limit)) add(s, deps, lane, matched);
   }
 }
 
@@ -35,6 +37,7 @@ function add(s: Running, deps: DeliveryDeps, lane: Lane, matched: Matched): void
     return;
   }
   item.state = 'blocked';
-  // Behind one that may take days it must not hold up the cursor.
-  if (s.gate.ahead(item)?.lane === null) moveToRetries(s, item, deps.clock.nowMs());
+  // Behind one that may take days it must not hold up the cursor, unless that is what is wanted.
+  if (s.ordering === 'key' && s.gate.ahead(item)?.lane === null)
+    moveToRetries(s, item, deps.clock.nowMs());
 }

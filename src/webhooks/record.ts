@@ -4,7 +4,7 @@ import { afterFailure, afterSuccess } from './breaker.ts';
 import { type Item, release, unmark } from './lane.ts';
 import { moveToRetries } from './retry-set.ts';
 import { type DeliveryDeps, lanesOf, type Running, SLOTS } from './running.ts';
-import { nextTryAt } from './schedule.ts';
+import { nextTryAt, nextTryInOrderAt } from './schedule.ts';
 import type { Sent } from './send.ts';
 import { keep, markDirty } from './unsaved.ts';
 import { judge, type Verdict } from './verdict.ts';
@@ -72,8 +72,9 @@ function judgeHealth(
   } else if (verdict.health !== 'unsaid') {
     const { position } = item;
     const isCertain = verdict.health === 'gone_bad';
-    // One that has failed by itself before says nothing new of its endpoint.
-    if (item.lane === null && !isCertain && breaker.state === 'closed') return;
+    // One that has failed by itself before says nothing new of its endpoint, unless nobody else can.
+    const isOld = item.lane === null && s.ordering !== 'strict';
+    if (isOld && !isCertain && breaker.state === 'closed') return;
     s.endpoint.breaker = afterFailure(breaker, { position, isCertain, nowMs, random: deps.random });
     if (isCertain && s.endpoint.breaker.notices === 0) {
       const since = new Date(s.endpoint.breaker.failingSinceMs ?? nowMs).toISOString();
@@ -141,7 +142,12 @@ function retryLater(s: Running, deps: DeliveryDeps, item: Item, nowMs: number): 
     failReplayed(item);
     return;
   }
-  const dueAtMs = nextTryAt(item.tries, nowMs, deps.random);
+  const isStrict = s.ordering === 'strict';
+  const { tries, firstFailedAtMs: sinceMs } = item;
+  const dueAtMs =
+    isStrict && item.replayId === null
+      ? nextTryInOrderAt({ tries, sinceMs }, nowMs, deps.random)
+      : nextTryAt(tries, nowMs, deps.random);
   if (dueAtMs === null) {
     s.untold.parks.push({ item, cause: 'gave_up' });
     item.dueAtMs = Number.POSITIVE_INFINITY;
@@ -149,8 +155,9 @@ function retryLater(s: Running, deps: DeliveryDeps, item: Item, nowMs: number): 
   }
   item.dueAtMs = dueAtMs;
   if (item.lane === null) keep(s.unsaved, item);
-  // Failed alone for the second time, with nobody to say whose fault it is: others need not wait for it.
-  else if (item.replayId === null && item.tries > 1) moveToRetries(s, item, nowMs);
+  // Failed alone for the second time, with nobody to say whose fault it is: others need not wait for it. Where
+  // they do, its tries are kept from the first on.
+  else if (item.replayId === null && (isStrict || tries > 1)) moveToRetries(s, item, nowMs);
 }
 
 /** Given up before, and delivered now. */

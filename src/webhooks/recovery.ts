@@ -5,7 +5,7 @@ import type { WebhookRow } from '../projections/webhooks.ts';
 import { createWaker } from '../waker.ts';
 import { fromKept } from './breaker.ts';
 import { createFeed } from './feed.ts';
-import { createKeyGate, createLane, type Item } from './lane.ts';
+import { createGate, createLane, type Item } from './lane.ts';
 import { unknownAttempt } from './record.ts';
 import { loadEvents, openReplays } from './replays.ts';
 import { RETRIES_MAX } from './retry-set.ts';
@@ -40,7 +40,8 @@ export async function recover(
     live: createLane(feed, { sentTo }),
     replays: [],
     retries: { byPosition: new Map(), marked: [], parked },
-    gate: createKeyGate(() => s.settings.row.ordering === 'key'),
+    ordering: row.ordering,
+    gate: createGate(row.ordering),
     underWay: { all: 0, retries: 0 },
     unsaved: nothingUnsaved(),
     untold: { notes: [], parks: [], disable: null, isBacklogTold: false },

@@ -1,5 +1,5 @@
 import type { Position } from '../eventlog/eventlog.ts';
-import { type Item, release } from './lane.ts';
+import { type Item, release, unmark } from './lane.ts';
 import type { Running } from './running.ts';
 import { keep, markDirty } from './unsaved.ts';
 
@@ -19,12 +19,15 @@ export const isFull = ({ byPosition }: RetrySet): boolean => byPosition.size >= 
 
 /**
  * Puts an event behind the cursor, to be tried again by itself; and those of its key that wait for it, or the
- * cursor would wait for them.
+ * cursor would wait for them. Where all wait for it, the cursor is to wait, too.
  */
 export function moveToRetries(s: Running, item: Item, nowMs: number): void {
-  const followers = s.gate.behind(item).filter(({ lane }) => lane !== null);
+  const isStrict = s.ordering === 'strict';
+  const followers = isStrict ? [] : s.gate.behind(item).filter(({ lane }) => lane !== null);
   leaveLanes([item, ...followers]);
   for (const one of [item, ...followers]) enter(s, one, nowMs);
+  // Those that were marked along with it are not sent for now.
+  if (isStrict) unmark(s.live);
 }
 
 /** Each lane is gone through once, since a whole stream may wait behind one event. */

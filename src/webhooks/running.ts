@@ -1,11 +1,11 @@
 import type { KeyObject } from 'node:crypto';
 import type pg from 'pg';
 import type { Clock } from '../clock.ts';
-import type { DisableCause, ParkCause, WebhookNote } from '../domain/webhook.ts';
+import type { DisableCause, Ordering, ParkCause, WebhookNote } from '../domain/webhook.ts';
 import type { EventLog, Position } from '../eventlog/eventlog.ts';
 import type { Waker } from '../waker.ts';
 import type { Breaker } from './breaker.ts';
-import type { Item, KeyGate, Lane } from './lane.ts';
+import type { Gate, Item, Lane } from './lane.ts';
 import type { RetrySet } from './retry-set.ts';
 import type { Sender } from './send.ts';
 import type { Settings } from './settings.ts';
@@ -16,8 +16,6 @@ import type { Unsaved } from './unsaved.ts';
 
 /** Deliveries of one subscription under way at once. */
 export const SLOTS = 16;
-/** Read and not over: so far an event that takes its time lets the others go ahead. */
-export const AHEAD_MAX = 10_000;
 /** What is marked at once, and read at once. */
 export const PAGE_EVENTS = 200;
 
@@ -62,8 +60,10 @@ export type Running = {
    * its mark, and `pick` takes from that.
    */
   readonly retries: RetrySet;
-  /** Who of one key may go; `reading` and `recovery` let in, `release` lets out. */
-  readonly gate: KeyGate;
+  /** What its order is; another one takes another start, from what was put down. */
+  readonly ordering: Ordering;
+  /** Who may go by that order; `reading` and `recovery` let in, `release` lets out. */
+  readonly gate: Gate;
   readonly underWay: UnderWay;
   /** `record`, `chores` and `recovery` add to it; `settling` puts it down and begins another. */
   unsaved: Unsaved;

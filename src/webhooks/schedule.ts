@@ -16,6 +16,21 @@ export function nextTryAt(tries: number, nowMs: number, random: () => number): n
   return seconds === undefined ? null : nowMs + spread(seconds, random);
 }
 
+/**
+ * The same for an event that all others wait for: as often as an endpoint that is down is looked at, and as
+ * long as `nextTryAt` would. Nobody can say whether it is the event or the endpoint that fails.
+ */
+export function nextTryInOrderAt(
+  { tries, sinceMs }: Readonly<{ tries: number; sinceMs: number }>,
+  nowMs: number,
+  random: () => number,
+): number | null {
+  const wholeMs = RETRY_SECONDS.reduce((sum, seconds) => sum + seconds, 0) * 1_000;
+  // Time in which it could not be tried is no reason to give it up.
+  const isThrough = nowMs - sinceMs >= wholeMs && tries > RETRY_SECONDS.length;
+  return isThrough ? null : nextProbeAt(tries - 1, nowMs, random);
+}
+
 /** When an endpoint that has failed `probes` looks is looked at again. */
 export function nextProbeAt(probes: number, nowMs: number, random: () => number): number {
   const last = PROBE_SECONDS.length - 1;

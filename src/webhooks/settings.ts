@@ -22,10 +22,10 @@ export function takeOver(s: Running, row: WebhookRow, policy: TargetPolicy): voi
   settings.target = parseTarget(row.url, policy);
   const skipped = row.epochs.findLast(({ skips }) => skips);
   if (skipped === undefined) return;
-  for (const item of dropTo(s.live, skipped.after)) {
-    item.state = 'over';
-    release(s.gate, item);
-  }
+  const dropped = dropTo(s.live, skipped.after);
+  // All of them first, or one that waited for another would be begun.
+  for (const item of dropped) item.state = 'over';
+  for (const item of dropped) release(s.gate, item);
 }
 
 /** What was learned of an endpoint says nothing of another, nor of one that somebody has seen to. */

@@ -1,5 +1,6 @@
 import type { KeyObject } from 'node:crypto';
 import { type CursorRow, releaseCursor } from '../db/webhook-cursors.ts';
+import type { Ordering } from '../domain/webhook.ts';
 import type { DeliveryStatus } from '../domain/webhook-delivery.ts';
 import { isConnectionError } from '../eventlog/unavailable.ts';
 import type { WebhookRow } from '../projections/webhooks.ts';
@@ -17,6 +18,7 @@ import { FLUSH_MS, isDue, mayMark, PACE_MS, settleRound, takeWanted } from './se
 /** One subscription as this process delivers it, until it is stopped, deleted or taken over. */
 export type Subscription = Readonly<{
   id: number;
+  ordering: Ordering;
   wake: () => void;
   /** How it is set from now on; null when it was deleted. Nothing is begun under the old setting after it. */
   reload: (row: WebhookRow | null, secrets: ReadonlyMap<string, KeyObject>) => void;
@@ -41,6 +43,7 @@ export async function runSubscription(
   const ended = run(s, deps);
   return {
     id: s.id,
+    ordering: s.ordering,
     wake: () => s.loop.waker.wake(),
     reload(next, secrets) {
       s.loop.isStale = true;

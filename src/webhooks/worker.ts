@@ -119,13 +119,19 @@ function openClaims(
     void one.ended.then(() => {
       if (owned.get(row.id) === one) owned.delete(row.id);
     });
-    // Changed while it was being read.
+    // Changed while it was being read. If it was given back, the next turn takes it again.
     await reload(one);
   }
 
-  async function reload(one: Subscription): Promise<void> {
+  /** False when it was given back, to be begun anew in another order. */
+  async function reload(one: Subscription): Promise<boolean> {
     const row = await findWebhook(deps.pool, one.id);
+    if (row !== null && row.ordering !== one.ordering) {
+      await one.stop();
+      return false;
+    }
     one.reload(row, row === null ? NO_SECRETS : await deps.secretsOf(one.id));
+    return true;
   }
 
   /** One after the other: two at once would count each other's as free. */
@@ -137,7 +143,7 @@ function openClaims(
     claim,
     async changed(id) {
       const one = owned.get(id);
-      await (one === undefined ? claim() : reload(one));
+      if (one === undefined || !(await reload(one))) await claim();
     },
     idle: () => claiming.catch(() => undefined),
   };

@@ -116,7 +116,7 @@ describe('judgeWebhooks', () => {
           id: 1,
           name: 'all',
           mailDomain: null,
-          isOrdered: true,
+          ordering: 'key',
           epochs: [{ epoch: 1, after: 0, types: ['*'] }],
         },
       ],
@@ -232,8 +232,15 @@ describe('judgeWebhooks', () => {
     const slow = all.map((one) => (one.position === 38 ? { ...one, answeredAt: 1_000 } : one));
     expectOnly(bookOf(slow), 'unordered');
     const [webhook] = bookOf(all).webhooks;
-    const free = bookOf(slow, { webhooks: [{ ...webhook!, isOrdered: false }] });
+    const free = bookOf(slow, { webhooks: [{ ...webhook!, ordering: 'none' }] });
     expect(judgeWebhooks(free)).toEqual(FAULTLESS);
+  });
+  it('reports an event that overtook one of another key where all go in one order', () => {
+    const slow = all.map((one) => (one.position === 39 ? { ...one, answeredAt: 1_000 } : one));
+    const [webhook] = bookOf(all).webhooks;
+    expectOnly(bookOf(slow, { webhooks: [{ ...webhook!, ordering: 'strict' }] }), 'unordered');
+    // Control: of two keys it is none of the other's.
+    expect(judgeWebhooks(bookOf(slow))).toEqual(FAULTLESS);
   });
   it('reports posts that nothing was put down about, or something else', () => {
     const { putDown } = bookOf(all);

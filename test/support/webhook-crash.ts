@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
+import type { Ordering } from '../../src/domain/webhook.ts';
 import type { RecordedEvent } from '../../src/eventlog/upcast.ts';
 import { PAGE_EVENTS, SLOTS } from '../../src/webhooks/running.ts';
 import { ask, type CrashKind, exportLog } from './crash.ts';
@@ -76,7 +77,7 @@ export type BookWebhook = Readonly<{
   id: number;
   name: string;
   mailDomain: string | null;
-  isOrdered: boolean;
+  ordering: Ordering;
   epochs: readonly BookEpoch[];
 }>;
 
@@ -196,7 +197,7 @@ export function judgeWebhooks(book: WebhookBook): WebhookVerdict {
     faults.altered.push(...findAltered(webhook, posts));
     faults.undense.push(...findUndense(webhook, posts));
     faults.repeated.push(...findRepeated(webhook, posts));
-    if (webhook.isOrdered) faults.unordered.push(...findUnordered(book, webhook, posts));
+    if (webhook.ordering !== 'none') faults.unordered.push(...findUnordered(book, webhook, posts));
   }
   return faults;
 }
@@ -272,14 +273,15 @@ function findUndense({ name }: BookWebhook, posts: readonly Post[]): string[] {
 }
 
 /**
- * Of each key events arrive first in their order, and none is posted before the one ahead of it was answered
- * well. A kill makes no exception: what is sent again has arrived before.
+ * Of each key (in strict order: of all) events arrive first in their order, and none is posted before the one
+ * ahead of it was answered well. A kill makes no exception: what is sent again has arrived before.
  */
 function findUnordered(book: WebhookBook, webhook: BookWebhook, posts: readonly Post[]): string[] {
   const faults: string[] = [];
   const live = groupBy(posts.filter(isLive), ({ id }) => id);
   const due = expectedOf(book, webhook).filter(({ epoch }) => epoch !== null);
-  for (const [key, some] of groupBy(due, ({ event }) => event.key)) {
+  const queueOf = (key: string) => (webhook.ordering === 'strict' ? 'all' : key);
+  for (const [key, some] of groupBy(due, ({ event }) => queueOf(event.key))) {
     let clearedAt = -1;
     let ahead = 0;
     for (const { event } of some) {
@@ -440,7 +442,7 @@ const startGateway = (home: string): Promise<Program> =>
   });
 
 /** A subscription as the harness made it; what its endpoint does with an event depends on it alone. */
-type Endpoint = Readonly<{ id: number; name: string; isOrdered: boolean; receiver: Receiver }>;
+type Endpoint = Readonly<{ id: number; name: string; ordering: Ordering; receiver: Receiver }>;
 
 /** A gateway's home, its subscriptions and their endpoints, and what everybody has seen. */
 export type WebhookWorld = {
@@ -451,7 +453,8 @@ export type WebhookWorld = {
   /** Wall-clock time of the last kill, and when an event from after it first arrived. */
   killedAt: number;
   backAtMs: number | null;
-  orderedFailuresLeft: number;
+  /** By the name of the endpoint. */
+  readonly orderedFailuresLeft: Map<string, number>;
   readonly home: string;
   readonly random: Random;
   readonly endpoints: readonly Endpoint[];
@@ -475,7 +478,7 @@ const TYPED = ['mail_domain.updated', 'api_key.created'];
 /** The other filter of the one with explicit types: each change begins an epoch. */
 const TYPED_TOO = ['mail_domain.created', 'mail_domain.updated', 'sender_filter.created'];
 
-/** Starts the program, makes mail domains and five subscriptions, each with an endpoint of its own. */
+/** Starts the program, makes mail domains and six subscriptions, each with an endpoint of its own. */
 export async function makeWebhookWorld(home: string, seed: number): Promise<WebhookWorld> {
   const program = await startGateway(home);
   const domains: number[] = [];
@@ -494,7 +497,7 @@ export async function makeWebhookWorld(home: string, seed: number): Promise<Webh
     round: 0,
     killedAt: Number.POSITIVE_INFINITY,
     backAtMs: null,
-    orderedFailuresLeft: 0,
+    orderedFailuresLeft: new Map(),
     home,
     random: seededRandom(seed),
     endpoints,
@@ -520,6 +523,7 @@ export async function makeWebhookWorld(home: string, seed: number): Promise<Webh
     { name: 'typed', body: { event_types: TYPED } },
     { name: 'bound', body: { event_types: ['*'], mail_domain: domains[0] } },
     { name: 'ordered', body: { event_types: ['*'], ordering: 'key' } },
+    { name: 'strict', body: { event_types: ['*'], ordering: 'strict' } },
     { name: 'failing', body: { event_types: ['*'] } },
   ];
   for (const one of wanted) endpoints.push(await makeEndpoint(world, one));
@@ -528,7 +532,7 @@ export async function makeWebhookWorld(home: string, seed: number): Promise<Webh
 
 async function makeEndpoint(world: WebhookWorld, { name, body }: Wanted): Promise<Endpoint> {
   const receiver = await startReceiver();
-  const isOrdered = body['ordering'] === 'key';
+  const ordering = (body['ordering'] ?? 'none') as Ordering;
   const answer = await ask(world.program, world.home, {
     method: 'POST',
     path: '/webhooks',
@@ -568,7 +572,7 @@ async function makeEndpoint(world: WebhookWorld, { name, body }: Wanted): Promis
     return { status: post.status };
   });
   await command(world, `/webhooks/${id}/resume`, {});
-  return { id, name, isOrdered, receiver };
+  return { id, name, ordering, receiver };
 }
 
 let tick = 0;
@@ -579,8 +583,9 @@ const nextTick = (): number => {
 
 function isRefused(world: WebhookWorld, name: string, sequence: number | null): boolean {
   if (name === 'failing') return sequence !== null && sequence % FAILS_EVERY === 0;
-  if (name !== 'ordered' || world.orderedFailuresLeft === 0 || world.random() > 0.02) return false;
-  world.orderedFailuresLeft -= 1;
+  const left = world.orderedFailuresLeft.get(name) ?? 0;
+  if (left === 0 || world.random() > 0.02) return false;
+  world.orderedFailuresLeft.set(name, left - 1);
   return true;
 }
 
@@ -749,7 +754,7 @@ export async function webhookCrashRound(
 ): Promise<WebhookRound> {
   const { random, endpoints } = world;
   world.round += 1;
-  world.orderedFailuresLeft = ORDERED_FAILURES;
+  for (const name of ['ordered', 'strict']) world.orderedFailuresLeft.set(name, ORDERED_FAILURES);
   const load = startLoad(world);
   const watch = watchCommits(world.home);
   const held = endpoints.filter(() => random() < HELD_SHARE);
@@ -904,10 +909,10 @@ async function readBook(
       mailDomains: mail_domains,
     })),
     wildcard: world.wildcard,
-    webhooks: world.endpoints.map(({ id, name, isOrdered }) => ({
+    webhooks: world.endpoints.map(({ id, name, ordering }) => ({
       id,
       name,
-      isOrdered,
+      ordering,
       ...readSettings(id, events),
     })),
     // An event that is behind the export (use of a key is recorded by the minute) is the next reading's.

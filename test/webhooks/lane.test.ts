@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest';
 import type { PreparedDelivery } from '../../src/projections/webhook-payload.ts';
 import type { Feed } from '../../src/webhooks/feed.ts';
 import {
-  createKeyGate,
+  createGate,
   createLane,
   type Item,
   type Lane,
@@ -98,7 +98,7 @@ describe('the gate of a key', () => {
         fc.array(fc.integer({ min: 0, max: 4 }), { maxLength: 80 }),
         fc.nat(),
         (keys, seed) => {
-          const gate = createKeyGate(() => true);
+          const gate = createGate('key');
           const lane = laneOf([]);
           const going: Item[] = [];
           const gone: Item[] = [];

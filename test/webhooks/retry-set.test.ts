@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { createKeyGate, createLane, type Item, toItem } from '../../src/webhooks/lane.ts';
+import { createGate, createLane, type Item, toItem } from '../../src/webhooks/lane.ts';
 import { moveToRetries } from '../../src/webhooks/retry-set.ts';
 import type { Running } from '../../src/webhooks/running.ts';
 import { nothingUnsaved, putBack, type Unsaved } from '../../src/webhooks/unsaved.ts';
@@ -12,7 +12,7 @@ function runningWith(keys: readonly number[]) {
     { next: async () => [], place: () => place, isAtEnd: () => true },
     { sentTo: place.position },
   );
-  const gate = createKeyGate(() => true);
+  const gate = createGate('key');
   for (const [index, key] of keys.entries()) {
     const event = {
       ...{ position: BigInt(index + 1), eventId: `e${index}`, key: `k${key}`, type: 't' },
@@ -24,7 +24,15 @@ function runningWith(keys: readonly number[]) {
     if (item.state === 'waiting') live.again.push(item);
   }
   const retries = { byPosition: new Map(), marked: [], parked: 0 };
-  return { live, replays: [], gate, retries, unsaved: nothingUnsaved() } as unknown as Running;
+  const ordering = 'key';
+  return {
+    live,
+    replays: [],
+    ordering,
+    gate,
+    retries,
+    unsaved: nothingUnsaved(),
+  } as unknown as Running;
 }
 
 const placesOf = (s: Running, position: bigint): number => {

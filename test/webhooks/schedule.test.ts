@@ -3,6 +3,7 @@ import { describe, expect, it } from 'vitest';
 import {
   nextProbeAt,
   nextTryAt,
+  nextTryInOrderAt,
   parseRetryAfter,
   RETRY_SECONDS,
 } from '../../src/webhooks/schedule.ts';
@@ -38,6 +39,27 @@ describe('the wait before the next try', () => {
   it('stays at a quarter of an hour for an endpoint that is down, however long', () => {
     const waits = [0, 1, 2, 3, 4, 5, 6, 7, 500].map((n) => nextProbeAt(n, NOW, () => 0) - NOW);
     expect(waits.map((ms) => ms / 1_000)).toEqual([5, 15, 45, 120, 300, 600, 900, 900, 900]);
+  });
+});
+
+describe('the wait before the next try of one that all others wait for', () => {
+  const HOUR = 3_600_000;
+  const never = () => 0;
+
+  it('is what an endpoint that is down is looked at by', () => {
+    const waits = [1, 2, 3, 4, 5, 6, 7, 8, 400].map(
+      (tries) => (nextTryInOrderAt({ tries, sinceMs: NOW }, NOW, never) ?? 0) - NOW,
+    );
+    expect(waits.map((ms) => ms / 1_000)).toEqual([5, 15, 45, 120, 300, 600, 900, 900, 900]);
+  });
+
+  it('ends when the whole schedule is over, and not for time in which there were no tries', () => {
+    const sinceMs = NOW - 75.7 * HOUR;
+    const tries = RETRY_SECONDS.length;
+    expect(nextTryInOrderAt({ tries: tries + 1, sinceMs }, NOW, never)).toBeNull();
+    expect(nextTryInOrderAt({ tries, sinceMs }, NOW, never)).not.toBeNull();
+    const young = { tries: 400, sinceMs: NOW - 75 * HOUR };
+    expect(nextTryInOrderAt(young, NOW, never)).not.toBeNull();
   });
 });
 
