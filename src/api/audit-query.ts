@@ -7,7 +7,7 @@ import { mailDomainStream, normaliseMailDomainName } from '../projections/mail-d
 import type { Context } from './context.ts';
 import type { Bound } from './cursor.ts';
 import { invalid } from './input.ts';
-import { PositionText, SearchText, Timestamp } from './schemas.ts';
+import { LogCursor, PositionText, SearchText, Timestamp } from './schemas.ts';
 import { z } from './zod.ts';
 
 const LIST_MAX = 50;
@@ -56,12 +56,9 @@ export const AuditQuery = z.strictObject({
     description:
       'Oldest first, or newest first. A poller reads ascending: descending, nothing new comes up behind a cursor.',
   }),
-  cursor: z
-    .string()
-    .min(1, 'must not be empty; leave it out to begin at the start')
-    .max(256)
-    .optional()
-    .openapi({ description: 'From `X-Next-Cursor` or a line of the same filter.' }),
+  cursor: LogCursor.optional().openapi({
+    description: 'From `X-Next-Cursor` or a line of the same filter.',
+  }),
   after: PositionText.optional().openapi({ description: 'Begin behind a known position.' }),
   limit: z
     .string()

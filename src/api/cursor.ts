@@ -12,7 +12,15 @@ export type Bound = Readonly<{ filterHash: Buffer }>;
  * when the name is deleted or registered again, and tells nobody the name.
  */
 type CursorFilter = Omit<LogFilter, 'mailDomains'> &
-  Readonly<{ mailDomain?: string; from?: string; to?: string; q?: string; order?: 'asc' | 'desc' }>;
+  Readonly<{
+    mailDomain?: string;
+    from?: string;
+    to?: string;
+    q?: string;
+    order?: 'asc' | 'desc';
+    /** Whose events: a subscription's, whatever its filter is where the cursor stands. */
+    webhook?: string;
+  }>;
 
 export type Cursors = Readonly<{
   bind: (filter: CursorFilter, principal: Principal) => Bound;

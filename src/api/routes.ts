@@ -11,6 +11,7 @@ import { serviceRoutes } from './routes/service.ts';
 import { webhookActionRoutes } from './routes/webhook-actions.ts';
 import { webhookDeliveryRoutes } from './routes/webhook-deliveries.ts';
 import { webhookEventTypeRoutes } from './routes/webhook-event-types.ts';
+import { webhookEventRoutes } from './routes/webhook-events.ts';
 import { webhookReplayRoutes } from './routes/webhook-replays.ts';
 import { webhookStatsRoute } from './routes/webhook-stats.ts';
 import { webhookRoutes } from './routes/webhooks.ts';
@@ -28,6 +29,7 @@ export const routes: readonly AnyRoute[] = [
   ...webhookActionRoutes,
   webhookStatsRoute,
   ...webhookDeliveryRoutes,
+  ...webhookEventRoutes,
   ...webhookReplayRoutes,
   ...webhookEventTypeRoutes,
   ...serviceRoutes(() => routes),

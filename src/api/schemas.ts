@@ -30,9 +30,16 @@ export const PositionText = z
   .string()
   .regex(/^\d{1,19}$/, 'must be a position')
   .refine(
-    (text) => /^\d{1,19}$/.test(text) && BigInt(text) <= 9_223_372_036_854_775_807n,
+    // What is no number has been told so.
+    (text) => !/^\d{1,19}$/.test(text) || BigInt(text) <= 9_223_372_036_854_775_807n,
     'must fit 64 bits',
   );
+
+/** A cursor over the log, as `X-Next-Cursor` gave it; `cursor.ts` reads it. */
+export const LogCursor = z
+  .string()
+  .min(1, 'must not be empty; leave it out to begin at the start')
+  .max(256);
 
 const TIMESTAMP =
   /^\d{4}-\d\d-\d\dT([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,6})?(Z|[+-]([01]\d|2[0-3]):[0-5]\d)$/;

@@ -19,6 +19,13 @@ export type LocatedEvent = Readonly<{
   sequence: number | null;
 }>;
 
+/** Events as a subscription has them on the wire, in their order, and how far was looked for them. */
+export type PulledEvents = Readonly<{
+  texts: readonly string[];
+  scannedTo: bigint;
+  hasMore: boolean;
+}>;
+
 /** What a test message found on its way, step by step; a step that was not reached is null. */
 export type PingResult = Readonly<{
   delivered: boolean;
@@ -45,6 +52,11 @@ export type WebhookDeliveries<Row> = Readonly<{
   changed: (id: number) => Promise<void>;
   /** An event as a subscription has it; null when it is not among its own. */
   locate: (row: Row, eventId: string) => Promise<LocatedEvent | null>;
+  /** What a subscription is to have between two positions, up to which its every change is known. */
+  pull: (
+    row: Row,
+    range: Readonly<{ after: bigint; until: bigint; limit: number }>,
+  ) => Promise<PulledEvents>;
   /** When what comes next for it was recorded; null when it has everything. */
   oldestWaiting: (row: Row) => Promise<string | null>;
   /** Those that this process delivers. */

@@ -24,7 +24,7 @@ export type Feed = Readonly<{
   isAtEnd: () => boolean;
 }>;
 
-type Source = Readonly<{ log: EventLog; tail: Tail }>;
+type Source = Readonly<{ log: EventLog; tail: Pick<Tail, 'head' | 'read' | 'prepare'> }>;
 
 /** Events that one step looks through at the end of the log. */
 const STEP_EVENTS = 1_000;

@@ -12,6 +12,7 @@ import { addressPolicy } from './addresses.ts';
 import { testGuard } from './guard-test.ts';
 import { locate, oldestWaiting } from './locate.ts';
 import { ping } from './ping.ts';
+import { pull } from './pull.ts';
 import { openSender } from './send.ts';
 import { createSlots } from './slots.ts';
 import type { Subscription } from './subscription.ts';
@@ -78,6 +79,7 @@ export async function openWebhooks(deps: Deps, options: WebhookOptions): Promise
     ping: async (row) => ping({ ...deps, ...sending }, row, await secretsOf(row.id)),
     changed: async (id) => worker?.changed(id),
     locate: (row, eventId) => locate(deps, row, eventId),
+    pull: (row, range) => pull(deps, row, range),
     oldestWaiting: (row) => oldestWaiting(deps, row),
     subscriptions: () => worker?.subscriptions() ?? [],
     onAttempt(listener) {

@@ -151,6 +151,7 @@ const TABLE: Readonly<Record<string, Row | 'public'>> = {
   listWebhookAttempts: rows.notQuarantine(200),
   resendWebhookEvent: rows.writers(202),
   listParkedWebhookEvents: rows.notQuarantine(200),
+  listWebhookEvents: rows.notQuarantine(200),
   createWebhookReplay: rows.writers(202),
   listWebhookReplays: rows.notQuarantine(200),
   getWebhookReplay: rows.notQuarantine(200),
