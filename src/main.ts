@@ -20,6 +20,7 @@ import { LOCKS } from './db/lock.ts';
 import { type Database, openDatabase } from './db/open.ts';
 import { purgeJobs } from './db/quarantine-jobs.ts';
 import type { EventLog, Position } from './eventlog/eventlog.ts';
+import { type FreeSpace, watchFreeSpace } from './free-space.ts';
 import { followKeys } from './integrations/key-follower.ts';
 import { openQuarantine, type Quarantine } from './integrations/quarantine-open.ts';
 import { endRetention } from './integrations/quarantine-retention.ts';
@@ -65,6 +66,8 @@ export type Overrides = Readonly<{
   /** Between two looks at a hold queue. */
   holdQueueLookMs?: number;
   webhooks?: Partial<WebhookOptions>;
+  /** Room in the data directory below which it is warned of. */
+  freeBytesMin?: number;
   /** Something made going on impossible; the process should end. */
   onFatal?: () => void;
 }>;
@@ -72,6 +75,7 @@ export type Overrides = Readonly<{
 const CATCH_UP_MS = 600_000;
 const FLUSH_MS = 2_000;
 const LOG_LOOK_MS = 1_000;
+const SPACE_LOOK_MS = 10_000;
 const HOUR_MS = 3_600_000;
 
 /** Builds and starts everything, in reading order; what was started is stopped in reverse. */
@@ -114,7 +118,8 @@ export async function startGateway(
     const activity = await openActivity({ pool, log, clock, nodeId, metrics, logger });
     const kept = { pool, log, projector, clock, limiter, activity };
     const watch = watchLog(isSame, logger, onFatal);
-    const jobs = startPeriodicJobs([...periodicJobsOf(reactors, kept), watch], logger);
+    const space = await watchFreeSpace(dataDir, overrides.freeBytesMin);
+    const jobs = startPeriodicJobs([...periodicJobsOf(reactors, kept, space), watch], logger);
     stops.push(() => limiter.flush());
     stops.push(() => activity.flush(true));
     stops.push(jobs.stop);
@@ -142,7 +147,7 @@ export async function startGateway(
       webhooks,
       onStop: stopping.onStop,
       isStopping: stopping.isStopping,
-      warnings: () => [...database.warnings, ...quarantine.warnings()],
+      warnings: () => [...database.warnings, ...space.warnings(), ...quarantine.warnings()],
       finishMailDomainDeletion: (id, meta) => finishDeletion({ ...effects, liveKeys }, id, meta),
       unready: () => unready(database, projector, stopping),
     };
@@ -233,7 +238,12 @@ async function finishDeletion(
 }
 
 /** What every process does for itself. */
-const periodicJobsOf = (reactors: ReactorDeps, kept: Purged): readonly PeriodicJob[] => [
+const periodicJobsOf = (
+  reactors: ReactorDeps,
+  kept: Purged,
+  space: FreeSpace,
+): readonly PeriodicJob[] => [
+  { name: 'free space', everyMs: SPACE_LOOK_MS, run: space.look },
   { name: 'flush', everyMs: FLUSH_MS, run: () => flush(kept.limiter, kept.activity) },
   { name: 'expire keys', everyMs: 1_000, run: () => expireKeys(reactors) },
   { name: 'orphan keys', everyMs: 10_000, run: () => revokeOrphanKeys(reactors, kept.pool) },

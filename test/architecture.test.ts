@@ -60,6 +60,7 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
   'config-values.ts': [],
   'clock.ts': [],
   'data-dir.ts': ['config-error.ts'],
+  'free-space.ts': [],
   'logger.ts': [],
   'open-log.ts': ['config.ts', 'db', 'eventlog', 'projections'],
   'outage.ts': [],

@@ -64,6 +64,7 @@ export type GatewayOptions = Readonly<{
   smtp?: Overrides['smtp'];
   webhooks?: Overrides['webhooks'];
   holdQueueLookMs?: number;
+  freeBytesMin?: number;
 }>;
 
 /** The whole program in this process on a database of its own, replies checked against their schemas. */
@@ -88,6 +89,7 @@ export async function startTestGateway(options: GatewayOptions = {}): Promise<Te
     ...(options.clock === undefined ? {} : { clock: options.clock }),
     ...(options.smtp === undefined ? {} : { smtp: options.smtp }),
     ...(options.webhooks === undefined ? {} : { webhooks: options.webhooks }),
+    ...(options.freeBytesMin === undefined ? {} : { freeBytesMin: options.freeBytesMin }),
     ...(options.holdQueueLookMs === undefined ? {} : { holdQueueLookMs: options.holdQueueLookMs }),
   });
   let names = 0;
