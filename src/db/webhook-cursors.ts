@@ -5,6 +5,7 @@ import {
   attemptArrays,
   withAttemptDays,
 } from './webhook-attempts.ts';
+import type { RetryRow } from './webhook-retries.ts';
 
 /** Where a subscription stands, as it was last put down. */
 export type CursorRow = Readonly<{
@@ -25,23 +26,6 @@ type CursorPlace = Readonly<{
   sequence: number;
   sentTo: bigint;
   isClean: boolean;
-}>;
-
-/** An event that is tried again by itself, behind the cursor. */
-export type RetryRow = Readonly<{
-  position: bigint;
-  eventId: string;
-  key: string;
-  epoch: number;
-  sequence: number | null;
-  tries: number;
-  dueAt: Date;
-  firstFailedAt: Date;
-  lastOutcome: string | null;
-  state: 'retrying' | 'parked';
-  isSending: boolean;
-  /** When somebody last asked for it to be sent again. */
-  askedAt: Date | null;
 }>;
 
 export type ReplayProgress = Readonly<{

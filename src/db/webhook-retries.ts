@@ -1,5 +1,21 @@
 import type pg from 'pg';
-import type { RetryRow } from './webhook-cursors.ts';
+
+/** An event that is tried again by itself, behind the cursor. */
+export type RetryRow = Readonly<{
+  position: bigint;
+  eventId: string;
+  key: string;
+  epoch: number;
+  sequence: number | null;
+  tries: number;
+  dueAt: Date;
+  firstFailedAt: Date;
+  lastOutcome: string | null;
+  state: 'retrying' | 'parked';
+  isSending: boolean;
+  /** When somebody last asked for it to be sent again. */
+  askedAt: Date | null;
+}>;
 
 /** The retry set of one subscription; it is bounded by what may be put into it. */
 export async function listRetries(

@@ -1,6 +1,6 @@
 import { findDelivered } from '../db/webhook-attempts.ts';
-import type { CursorRow, RetryRow } from '../db/webhook-cursors.ts';
-import { countRetries, listRetries } from '../db/webhook-retries.ts';
+import type { CursorRow } from '../db/webhook-cursors.ts';
+import { countRetries, listRetries, type RetryRow } from '../db/webhook-retries.ts';
 import type { WebhookRow } from '../projections/webhooks.ts';
 import { createWaker } from '../waker.ts';
 import { fromKept } from './breaker.ts';

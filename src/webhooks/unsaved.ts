@@ -1,5 +1,5 @@
 import type { Attempt } from '../db/webhook-attempts.ts';
-import type { RetryRow } from '../db/webhook-cursors.ts';
+import type { RetryRow } from '../db/webhook-retries.ts';
 import type { Position } from '../eventlog/eventlog.ts';
 import type { Item } from './lane.ts';
 
