@@ -84,6 +84,29 @@ const EXPECTED = { any: -2n, none: -1n, exists: -4n } as const;
 const expectedCode = (expected: ExpectedRevision): bigint =>
   typeof expected === 'bigint' ? expected : EXPECTED[expected];
 
+/** The members of an event that are sent as they are, in the order of the call. */
+const TEXTS = [
+  'type',
+  'actor',
+  'resource',
+  'head',
+  'mid',
+  'tail',
+  'identity',
+  'network',
+  'content',
+] as const satisfies readonly (keyof PreparedEvent)[];
+
+/** What events add to a call in bytes, but for ids and numbers: those are small, and events are counted besides. */
+export function bytesOf(events: readonly PreparedEvent[]): number {
+  let bytes = 0;
+  for (const event of events) {
+    for (const name of TEXTS) bytes += Buffer.byteLength(event[name] ?? '');
+    if (event.names !== null) bytes += Buffer.byteLength(JSON.stringify(event.names));
+  }
+  return bytes;
+}
+
 function encodeBatch(batch: readonly PreparedCommand[]): unknown[] {
   const events: PreparedEvent[] = [];
   const commandOf: number[] = [];
@@ -98,8 +121,6 @@ function encodeBatch(batch: readonly PreparedCommand[]): unknown[] {
   const mailDomains = events.flatMap((event, index) =>
     event.mailDomains.map((id) => ({ event: index + 1, id: BigInt(id) })),
   );
-  const text = (pick: (event: PreparedEvent) => string | null) =>
-    encodeArray('text', events.map(pick));
   return [
     encodeArray(
       'text',
@@ -123,15 +144,12 @@ function encodeBatch(batch: readonly PreparedCommand[]): unknown[] {
       'uuid',
       events.map((event) => event.eventId),
     ),
-    text((event) => event.type),
-    text((event) => event.actor),
-    text((event) => event.resource),
-    text((event) => event.head),
-    text((event) => event.mid),
-    text((event) => event.tail),
-    text((event) => event.identity),
-    text((event) => event.network),
-    text((event) => event.content),
+    ...TEXTS.map((name) =>
+      encodeArray(
+        'text',
+        events.map((event) => event[name]),
+      ),
+    ),
     encodeArray(
       'int4',
       mailDomains.map(({ event }) => event),

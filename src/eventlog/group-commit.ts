@@ -7,6 +7,7 @@ export type PreparedCommand = Readonly<{
   stream: string;
   expected: ExpectedRevision;
   events: readonly PreparedEvent[];
+  /** What it takes in the call and, until then, in memory. */
   bytes: number;
 }>;
 
@@ -21,8 +22,10 @@ export type GroupCommit = Readonly<{
   close: () => Promise<void>;
 }>;
 
+/** What one call may carry: everybody who appends waits for it, and the server holds all of it at once. */
 const BATCH_EVENTS_MAX = 1_000;
-const BATCH_BYTES_MAX = 4_194_304;
+export const BATCH_BYTES_MAX = 4_194_304;
+/** What may wait in memory while the database does not answer. */
 export const QUEUE_COMMANDS_MAX = 20_000;
 const QUEUE_BYTES_MAX = 134_217_728;
 const RETRY_AFTER_SECONDS = 1;

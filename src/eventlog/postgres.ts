@@ -1,6 +1,6 @@
 import type pg from 'pg';
 import type { SubjectNames } from '../domain/decider.ts';
-import { appender } from './append-batch.ts';
+import { appender, bytesOf } from './append-batch.ts';
 import type { EventLog, LogIdentity, Position } from './eventlog.ts';
 import { followHead, headSignal } from './follow.ts';
 import { groupCommit } from './group-commit.ts';
@@ -44,7 +44,7 @@ export async function postgresEventLog(options: PostgresLogOptions): Promise<Eve
     identity,
     async append({ stream, expected, events }) {
       const prepared = events.map((event) => prepareEvent(stream, event, random));
-      const bytes = prepared.reduce((sum, event) => sum + event.head.length + event.tail.length, 0);
+      const bytes = bytesOf(prepared);
       const outcome = await commits.append({ stream, expected, events: prepared, bytes });
       if (outcome.kind !== 'conflict') signal.moved(outcome.position);
       return outcome;
