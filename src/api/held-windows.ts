@@ -6,6 +6,8 @@ import { slotOf, type Window } from './use-windows.ts';
  */
 export const CLOSED_WINDOWS_MAX = 50_000;
 
+export type HeldWindows = ReturnType<typeof heldWindows>;
+
 /** The window that is open in each slot, and those that are over but not yet events. */
 export function heldWindows(restored: readonly Window[]) {
   const open = new Map<string, Window>();
