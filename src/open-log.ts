@@ -4,7 +4,7 @@ import { isAtHome, type SettledLog, settleLog } from './db/log-state.ts';
 import { migrate } from './db/migrate.ts';
 import type { Database } from './db/open.ts';
 import { openClient, openPool } from './db/pool.ts';
-import { takeWebhooksBack } from './db/table-copies.ts';
+import { takeWebhooksBack } from './db/webhook-rewind.ts';
 import type { EventLog } from './eventlog/eventlog.ts';
 import { openEventLog } from './eventlog/open.ts';
 import { furthestCheckpoint } from './projections/checkpoint.ts';

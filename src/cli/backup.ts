@@ -127,12 +127,23 @@ async function copySnapshots(
   { log, rest }: Readonly<{ log: Snapshot; rest: Snapshot }>,
   run: Run,
 ): Promise<Omit<Manifest, 'format' | 'product' | 'made_at' | 'spool'>> {
-  const [{ readLogState }, { listMigrations, listSequences, readFingerprint, readServerVersion }] =
-    await Promise.all([import('../db/log-state.ts'), import('../db/table-copies.ts')]);
+  const [
+    { readLogState },
+    { listAppliedMigrations },
+    { listSequences },
+    { readFingerprint },
+    { readServerVersion },
+  ] = await Promise.all([
+    import('../db/log-state.ts'),
+    import('../db/migrate.ts'),
+    import('../db/sequences.ts'),
+    import('../db/installation.ts'),
+    import('../db/copy-session.ts'),
+  ]);
   await run.spool?.pass();
   await tellMissing(rest, run);
-  const migrations = await listMigrations(rest.db);
-  if ((await listMigrations(log.db)).join() !== migrations.join()) {
+  const migrations = await listAppliedMigrations(rest.db);
+  if ((await listAppliedMigrations(log.db)).join() !== migrations.join()) {
     throw new CliError('Log and read models are of two releases: start the gateway once.');
   }
   return {
@@ -153,7 +164,7 @@ async function copySnapshots(
  * spool for any of them, another data directory was named than the gateway's, and all of its mail would be left out.
  */
 async function tellMissing({ db }: Snapshot, { spool, terminal }: Run): Promise<void> {
-  const { listSpooled } = await import('../db/table-copies.ts');
+  const { listSpooled } = await import('../projections/quarantine-work.ts');
   let missing = 0;
   for await (const ids of listSpooled(db)) {
     for (const id of ids) if ((await spool?.has(id)) !== true) missing += 1;

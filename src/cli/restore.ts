@@ -189,18 +189,20 @@ async function openEmpty({ config, manifest }: Work, dataDir: string): Promise<D
 }
 
 async function requireEmpty(url: string, { migrations }: Manifest): Promise<void> {
-  const [{ readLogState }, { isThere, listMigrations }, { inOwnTransaction }] = await Promise.all([
-    import('../db/log-state.ts'),
-    import('../db/table-copies.ts'),
-    import('../db/copy-session.ts'),
-  ]);
+  const [{ readLogState }, { isThere }, { listAppliedMigrations }, { inOwnTransaction }] =
+    await Promise.all([
+      import('../db/log-state.ts'),
+      import('../db/relations.ts'),
+      import('../db/migrate.ts'),
+      import('../db/copy-session.ts'),
+    ]);
   await inOwnTransaction(url, async (db) => {
     const isMade = await isThere(db, { schema: 'eventlog', name: 'events' });
     const head = isMade ? (await readLogState(db)).head : '0';
     if (head !== '0') {
       throw unusable(`This installation is not empty: its log has ${head} events.`);
     }
-    const found = await listMigrations(db);
+    const found = await listAppliedMigrations(db);
     if (found.every((name, n) => migrations[n] === name)) return;
     throw unusable(
       `This database is of a later release than the backup (${found.at(-1)}): name a new one.`,
@@ -209,7 +211,8 @@ async function requireEmpty(url: string, { migrations }: Manifest): Promise<void
 }
 
 async function fillRest(db: pg.Client, work: Work): Promise<void> {
-  const { setSequence, takeWebhooksBack } = await import('../db/table-copies.ts');
+  const { setSequence } = await import('../db/sequences.ts');
+  const { takeWebhooksBack } = await import('../db/webhook-rewind.ts');
   await fillSchema(db, 'public', work);
   for (const sequence of work.manifest.sequences) await setSequence(db, sequence);
   await takeWebhooksBack(db, work.manifest.log.head);
@@ -250,7 +253,7 @@ async function ownTables(
   schema: string,
   { manifest, terminal }: Work,
 ): Promise<readonly TableFile[]> {
-  const { isThere } = await import('../db/table-copies.ts');
+  const { isThere } = await import('../db/relations.ts');
   const own: TableFile[] = [];
   for (const table of manifest.tables) {
     if (table.schema !== schema) continue;

@@ -1,6 +1,7 @@
 import pg from 'pg';
 import { openClient } from './pool.ts';
-import { type ListedTable, listTables, nameOf } from './table-copies.ts';
+import { nameOf } from './relations.ts';
+import { type ListedTable, listTables } from './table-copies.ts';
 
 /** A database as it was at one moment, with its tables; nothing can be changed through it. */
 export type Snapshot = Readonly<{ db: pg.Client; tables: readonly ListedTable[] }>;
@@ -44,6 +45,12 @@ export const inOwnTransaction = <T>(url: string, work: (db: pg.Client) => Promis
     await db.query('commit');
     return result;
   });
+
+/** The version of the server. */
+export async function readServerVersion(db: pg.ClientBase): Promise<string> {
+  const { rows } = await db.query<{ server_version: string }>('show server_version');
+  return rows[0]?.server_version ?? '';
+}
 
 /**
  * A snapshot has no hold on names: a table that is swapped in after it was taken would be read by its name, and found

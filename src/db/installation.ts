@@ -14,3 +14,11 @@ export async function belongsToMasterKey(pool: pg.Pool, fingerprint: Buffer): Pr
   );
   return rows[0]?.key_fingerprint.equals(fingerprint) === true;
 }
+
+/** The fingerprint of the master key that the database was begun with, in hex; null before the first start. */
+export async function readFingerprint(db: pg.ClientBase): Promise<string | null> {
+  const { rows } = await db.query<{ fingerprint: string }>(
+    `select encode(key_fingerprint, 'hex') as fingerprint from public.installation`,
+  );
+  return rows[0]?.fingerprint ?? null;
+}

@@ -1,8 +1,9 @@
 import { readdir } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { runner } from 'node-pg-migrate';
+import type pg from 'pg';
 import { connectOrRefuse, openClient } from './pool.ts';
-import { listMigrations } from './table-copies.ts';
+import { isThere } from './relations.ts';
 
 const MIGRATIONS = fileURLToPath(new URL('migrations', import.meta.url));
 
@@ -15,6 +16,15 @@ export async function listOwnMigrations(): Promise<readonly string[]> {
     .sort();
 }
 
+/** The names of those that a database has been through, in their order; none before the first. */
+export async function listAppliedMigrations(db: pg.ClientBase): Promise<readonly string[]> {
+  if (!(await isThere(db, { schema: 'public', name: 'schema_migrations' }))) return [];
+  const { rows } = await db.query<{ name: string }>(
+    'select name from public.schema_migrations order by id',
+  );
+  return rows.map(({ name }) => name);
+}
+
 /**
  * Brings a database to this release's schema, once, as the URL's own role; a second process waits
  * for the first. With `total` only the first so many migrations are run, those that it has been through included.
@@ -24,7 +34,7 @@ export async function migrate(url: string, total = Number.POSITIVE_INFINITY): Pr
   const client = openClient({ url, role: null, statementTimeoutMs: 0 });
   await connectOrRefuse(client);
   try {
-    const count = total - (await listMigrations(client)).length;
+    const count = total - (await listAppliedMigrations(client)).length;
     if (count <= 0) return 0;
     const done = await runner({
       dbClient: client,

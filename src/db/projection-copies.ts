@@ -1,4 +1,5 @@
 import type pg from 'pg';
+import { nameOf, quoteName } from './relations.ts';
 
 /** `rebuild`: is folded anew; `previous`: served until the last flip. */
 export type CopyKind = 'rebuild' | 'previous';
@@ -160,12 +161,12 @@ export async function countDifferences(
     [table, besides],
   );
   const list = columns.map(({ name }) => name).join(', ');
-  const quote = (name: string) => `"${name.replaceAll('"', '""')}"`;
   const where =
     within === null
       ? ''
-      : `where ${quote(within.column)} >= now() - make_interval(hours => ${within.hours})`;
-  const from = (schema: string) => `select ${list} from ${quote(schema)}.${quote(table)} ${where}`;
+      : `where ${quoteName(within.column)} >= now() - make_interval(hours => ${within.hours})`;
+  const from = (schema: string) =>
+    `select ${list} from ${nameOf({ schema, name: table })} ${where}`;
   const [old, made] = [from('public'), from(schemaOf(copy))];
   const { rows } = await db.query<{ only_old: string; only_new: string }>(
     `select (select count(*) from (${old} except all ${made}) a) as only_old,
@@ -176,8 +177,7 @@ export async function countDifferences(
 
 /** Adds to a shared table what the scratch of a copy has and it lacks. */
 export async function addMissing(db: pg.ClientBase, copy: Which, table: string): Promise<void> {
-  const schema = schemaOf(copy);
-  await db.query(
-    `insert into public."${table}" select * from "${schema}"."${table}" on conflict do nothing`,
-  );
+  const serving = nameOf({ schema: 'public', name: table });
+  const scratch = nameOf({ schema: schemaOf(copy), name: table });
+  await db.query(`insert into ${serving} select * from ${scratch} on conflict do nothing`);
 }

@@ -79,3 +79,21 @@ export async function findMessagesWithContent(
   );
   return new Set(rows.map(({ id }) => id));
 }
+
+const PAGE_IDS = 1_000;
+
+/** Messages in the quarantine whose bytes the spool should have, a page at a time. */
+export async function* listSpooled(db: pg.ClientBase): AsyncGenerator<readonly string[]> {
+  let after = '00000000-0000-0000-0000-000000000000';
+  for (;;) {
+    const { rows } = await db.query<{ id: string }>(
+      `select id from quarantined_messages
+       where id > $1 and store = 'spool' and has_content and is_open order by id limit $2`,
+      [after, PAGE_IDS],
+    );
+    const last = rows.at(-1);
+    if (last === undefined) return;
+    yield rows.map(({ id }) => id);
+    after = last.id;
+  }
+}

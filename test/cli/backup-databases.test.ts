@@ -2,9 +2,8 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import pg from 'pg';
 import { afterAll, describe, expect, it } from 'vitest';
-import { listOwnMigrations, migrate } from '../../src/db/migrate.ts';
+import { listAppliedMigrations, listOwnMigrations, migrate } from '../../src/db/migrate.ts';
 import { openClient } from '../../src/db/pool.ts';
-import { listMigrations } from '../../src/db/table-copies.ts';
 import { asAdmin, createDatabase, type TestDatabase } from '../support/database.ts';
 import { anEvent } from '../support/events.ts';
 import { startTestGateway, type TestGateway } from '../support/gateway.ts';
@@ -43,7 +42,7 @@ async function ask(url: string, sql: string): Promise<any[]> {
 async function migrationsOf(url: string): Promise<readonly string[]> {
   const client = openClient({ url, role: null });
   await client.connect();
-  return listMigrations(client).finally(() => client.end());
+  return listAppliedMigrations(client).finally(() => client.end());
 }
 
 const EVENTS = 'select position, line from eventlog.events order by position';

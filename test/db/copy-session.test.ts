@@ -3,7 +3,6 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { inSnapshot } from '../../src/db/copy-session.ts';
 import { openClient } from '../../src/db/pool.ts';
 import { addTables, saveCopy, swapCopy } from '../../src/db/projection-copies.ts';
-import { takeWebhooksBack } from '../../src/db/table-copies.ts';
 import { asAdmin, createDatabase, type TestDatabase } from '../support/database.ts';
 import { eventually } from '../support/webhooks.ts';
 
@@ -107,34 +106,5 @@ describe('a snapshot', () => {
       return rows[0];
     });
     expect(seen).toMatchObject({ at: '2027-02-01 00:00:00+00', sum: '0.30000000000000004' });
-  });
-});
-
-describe('takeWebhooksBack', () => {
-  it('has a subscription go on at the end of the log, and leaves what is behind it', async () => {
-    for (const [id, position] of [
-      [1, 5],
-      [2, 9],
-    ]) {
-      await other.query(
-        `insert into webhook_cursors (webhook_id, epoch, position, sequence, sent_to) values ($1, 1, $2, 3, $2)`,
-        [id, position],
-      );
-      await other.query(
-        `insert into webhook_retries (webhook_id, position, event_id, key, epoch, tries, due_at, first_failed_at, state)
-         values ($1, $2, gen_random_uuid(), 'k', 1, 1, now(), now(), 'retrying')`,
-        [id, position],
-      );
-    }
-    await takeWebhooksBack(other, '7');
-    const { rows: cursors } = await other.query(
-      'select webhook_id, position, sent_to from webhook_cursors order by 1',
-    );
-    expect(cursors).toEqual([
-      { webhook_id: '1', position: '5', sent_to: '5' },
-      { webhook_id: '2', position: '7', sent_to: '7' },
-    ]);
-    const { rows: retries } = await other.query('select position from webhook_retries');
-    expect(retries).toEqual([{ position: '5' }]);
   });
 });
