@@ -14,3 +14,7 @@ export const systemClock: Clock = {
 
 /** RFC 3339 in UTC with the six digits that every stored time has. */
 export const toTimestamp = (date: Date): string => `${date.toISOString().slice(0, -1)}000Z`;
+
+/** The same of a `timestamptz` column, in SQL. */
+export const utc = (column: string): string =>
+  `to_char(${column} at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')`;

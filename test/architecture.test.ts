@@ -13,8 +13,8 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
   domain: [],
   integrity: ['domain'],
   eventlog: ['domain', 'integrity', 'clock.ts'],
-  db: ['config-error.ts', 'data-dir.ts'],
-  projections: ['domain', 'eventlog', 'integrity', 'db', 'secrets.ts', 'cidr-text.ts'],
+  db: ['clock.ts', 'config-error.ts', 'data-dir.ts'],
+  projections: ['domain', 'eventlog', 'integrity', 'db', 'cidr-text.ts', 'clock.ts', 'secrets.ts'],
   mail: ['domain'],
   api: [
     'domain',

@@ -1,4 +1,5 @@
 import type pg from 'pg';
+import { utc } from '../clock.ts';
 
 /** How far a read model has come, as its checkpoint was last saved. */
 export type Checkpoint = Readonly<{
@@ -12,8 +13,7 @@ export type Checkpoint = Readonly<{
 export async function readCheckpoints(db: pg.ClientBase | pg.Pool): Promise<readonly Checkpoint[]> {
   const { rows } = await db.query<[string, number, string, string]>({
     text: `
-      select name, version, position,
-             to_char(updated_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
+      select name, version, position, ${utc('updated_at')}
       from projection_checkpoints order by name`,
     rowMode: 'array',
   });

@@ -1,4 +1,5 @@
 import type pg from 'pg';
+import { utc } from '../clock.ts';
 import { type Findings, openFindings, type Problem } from './findings.ts';
 import { type EventRow, type LineFacts, verifyDisclosures, verifyRow } from './line-soundness.ts';
 import { verifyNames } from './names-soundness.ts';
@@ -214,7 +215,7 @@ async function readBounds(db: pg.ClientBase): Promise<{ minimum: bigint; head: b
 async function readEvents({ db, position }: Walk, head: bigint): Promise<readonly EventRow[]> {
   const { rows } = await db.query<EventRow>(
     `select position, revision, event_id, stream, type, actor, resource, line,
-            to_char(recorded_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') as recorded_at
+            ${utc('recorded_at')} as recorded_at
      from eventlog.events where position > $1 and position <= $2 order by position limit $3`,
     [position, head, SEGMENT_EVENTS],
   );

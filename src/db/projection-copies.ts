@@ -1,4 +1,5 @@
 import type pg from 'pg';
+import { utc } from '../clock.ts';
 import { nameOf, quoteName } from './relations.ts';
 
 /** `rebuild`: is folded anew; `previous`: served until the last flip. */
@@ -21,7 +22,7 @@ export const schemaOf = ({ name, kind }: Which): string => `${kind}_${name}`;
 
 const SELECT = `
   select name, kind, version, position, tables,
-    to_char(updated_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') as "updatedAt"
+    ${utc('updated_at')} as "updatedAt"
   from projection_copies`;
 
 type Row = Omit<ProjectionCopy, 'position'> & Readonly<{ position: string }>;

@@ -1,4 +1,5 @@
 import type pg from 'pg';
+import { utc } from '../clock.ts';
 
 type JobState = 'running' | 'cancelled' | 'completed';
 
@@ -131,10 +132,8 @@ export async function purgeJobs(pool: pg.Pool, now: Date): Promise<void> {
   await pool.query('delete from quarantine_jobs where ended_at < $1', [before]);
 }
 
-const ISO = 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"';
 const SELECT = `
-  select id, request, state, to_char(created_at at time zone 'UTC', '${ISO}') as created_at,
-    to_char(ended_at at time zone 'UTC', '${ISO}') as ended_at
+  select id, request, state, ${utc('created_at')} as created_at, ${utc('ended_at')} as ended_at
   from quarantine_jobs`;
 
 type Row<Request> = {

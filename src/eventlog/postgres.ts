@@ -1,4 +1,5 @@
 import type pg from 'pg';
+import { utc } from '../clock.ts';
 import type { SubjectNames } from '../domain/decider.ts';
 import { appender, bytesOf } from './append-batch.ts';
 import type { EventLog, LogIdentity, Position } from './eventlog.ts';
@@ -111,7 +112,7 @@ async function readHead(pool: pg.Pool): Promise<{ position: Position; recordedAt
   const { rows } = await pool.query<[string, string]>({
     name: 'read_head',
     text: `
-      select position, to_char(recorded_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
+      select position, ${utc('recorded_at')}
       from eventlog.events order by position desc limit 1`,
     rowMode: 'array',
   });

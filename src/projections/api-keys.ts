@@ -1,12 +1,12 @@
 import type pg from 'pg';
 import { readCidrs } from '../cidr-text.ts';
+import { utc } from '../clock.ts';
 import type { Scope } from '../domain/access.ts';
 import { API_KEY_TYPES, type ApiKeyEvent } from '../domain/api-key.ts';
 import type { AllowedCidrs } from '../domain/cidr.ts';
 import type { StoredEvent } from '../eventlog/eventlog.ts';
 import { disclosedCidrs } from './key-addresses.ts';
 import type { ProjectedEvent, Projection } from './projection.ts';
-import { utc } from './utc.ts';
 
 /** A key as the read model has it: without names, use and secrets, which live elsewhere. */
 export type ApiKeyRow = Readonly<{

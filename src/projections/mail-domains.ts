@@ -1,11 +1,11 @@
 import { createHmac } from 'node:crypto';
 import { domainToASCII } from 'node:url';
 import type pg from 'pg';
+import { utc } from '../clock.ts';
 import type { MailDomainEvent, MailDomainSettings } from '../domain/mail-domain.ts';
 import { openDisclosure, splitDisclosures } from '../eventlog/personal.ts';
 import type { Secrets } from '../secrets.ts';
 import type { ProjectedEvent, Projection } from './projection.ts';
-import { utc } from './utc.ts';
 
 /** A mail domain as it stands; its name is its subject's, and is looked up where it is shown. */
 export type MailDomainRow = Readonly<{

@@ -1,8 +1,8 @@
 import type pg from 'pg';
+import { utc } from '../clock.ts';
 import type { HeldBy, Reason, Store } from '../domain/quarantine-language.ts';
 import type { QuarantineState } from '../domain/quarantined-message.ts';
 import type { RecipientGroup } from './quarantine.ts';
-import { utc } from './utc.ts';
 
 /** A held message as it stands. Times are RFC 3339 with six digits. */
 export type MessageRow = Readonly<{

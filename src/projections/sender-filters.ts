@@ -1,8 +1,8 @@
 import type pg from 'pg';
+import { utc } from '../clock.ts';
 import type { FILTER_KINDS, FILTER_SCOPES, SenderFilterEvent } from '../domain/sender-filter.ts';
 import { openDisclosure, splitDisclosures } from '../eventlog/personal.ts';
 import type { ProjectedEvent, Projection } from './projection.ts';
-import { utc } from './utc.ts';
 
 /** A sender filter that has not ended. Times are RFC 3339 with six digits. */
 export type SenderFilterRow = Readonly<{

@@ -1,8 +1,8 @@
 import type pg from 'pg';
+import { utc } from '../clock.ts';
 import type { DisableCause, Ordering, Webhook, WebhookEvent } from '../domain/webhook.ts';
 import { openDisclosure, splitDisclosures } from '../eventlog/personal.ts';
 import type { ProjectedEvent, Projection } from './projection.ts';
-import { utc } from './utc.ts';
 
 /**
  * From behind `after` on this filter counts, and `sequence` begins at 1. One that `skips` was begun to
