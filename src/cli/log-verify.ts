@@ -52,10 +52,10 @@ async function verify(
   progress: Progress,
   { signal }: Terminal,
 ): Promise<{ verdict: Verdict; findings: Findings }> {
-  const [{ openClient }, { verifyLog }, { readAppliedTo }] = await Promise.all([
+  const [{ openClient }, { verifyLog }, { furthestCheckpoint }] = await Promise.all([
     import('../db/pool.ts'),
     import('./log-soundness.ts'),
-    import('./checkpoints.ts'),
+    import('../projections/checkpoint.ts'),
   ]);
   const on = async <Result>(database: string, work: (db: pg.Client) => Promise<Result>) => {
     const db = openClient({ url: database, role });
@@ -66,7 +66,7 @@ async function verify(
       await db.end();
     }
   };
-  const appliedTo = await on(url, readAppliedTo);
+  const appliedTo = await on(url, furthestCheckpoint);
   return on(logUrl, (db) => verifyLog(db, { appliedTo, onProgress: progress.update, signal }));
 }
 

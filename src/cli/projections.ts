@@ -79,10 +79,10 @@ async function joined(
 }
 
 async function list({ pool, log }: Opened, given: Given, { stdout }: Terminal): Promise<number> {
-  const { readCheckpoints } = await import('./checkpoints.ts');
+  const { listCheckpoints } = await import('../projections/checkpoint.ts');
   const { listCopies } = await import('../db/projection-copies.ts');
   const { projectionsOf } = await import('../projections/list.ts');
-  const saved = new Map((await readCheckpoints(pool)).map((row) => [row.name, row]));
+  const saved = new Map((await listCheckpoints(pool)).map((row) => [row.name, row]));
   const copies = await listCopies(pool);
   const { position: head } = await log.head();
   const rows = projectionsOf(log).map(({ name, version }) => {

@@ -1,4 +1,5 @@
 import type pg from 'pg';
+import { utc } from '../clock.ts';
 import type { Position } from '../eventlog/eventlog.ts';
 import type { Projection } from './projection.ts';
 
@@ -40,9 +41,25 @@ async function read(
   return { position: BigInt(row.position), version: row.version };
 }
 
+/** How far every read model that has ever run had come when that was last saved. */
+export async function listCheckpoints(
+  db: pg.ClientBase | pg.Pool,
+): Promise<readonly (Checkpoint & Readonly<{ name: string; updatedAt: string }>)[]> {
+  const { rows } = await db.query<{
+    name: string;
+    version: number;
+    position: string;
+    updatedAt: string;
+  }>(
+    `select name, version, position, ${utc('updated_at')} as "updatedAt"
+     from projection_checkpoints order by name`,
+  );
+  return rows.map((row) => ({ ...row, position: BigInt(row.position) }));
+}
+
 /** The furthest position that any read model has seen; a log that ends before it has lost its last ones. */
-export async function furthestCheckpoint(pool: pg.Pool): Promise<Position> {
-  const { rows } = await pool.query<{ position: string }>(
+export async function furthestCheckpoint(db: pg.ClientBase | pg.Pool): Promise<Position> {
+  const { rows } = await db.query<{ position: string }>(
     'select coalesce(max(position), 0) as position from projection_checkpoints',
   );
   return BigInt(rows[0]?.position ?? 0);
