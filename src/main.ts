@@ -16,7 +16,6 @@ import { ensureSecret, prepareDataDir } from './data-dir.ts';
 import { sweepOrphanCredentials } from './db/credentials.ts';
 import { purgeIdempotencyKeys } from './db/idempotency.ts';
 import { belongsToMasterKey } from './db/installation.ts';
-import { LOCKS } from './db/lock.ts';
 import { type Database, openDatabase } from './db/open.ts';
 import { purgeJobs } from './db/quarantine-jobs.ts';
 import type { EventLog, Position } from './eventlog/eventlog.ts';
@@ -272,7 +271,6 @@ const cronJobsOf = (
   {
     name: 'retention',
     at: '*/5 * * * *',
-    lock: LOCKS.retention,
     async run() {
       await endRetention(deps);
       await expireSenderFilters(deps);

@@ -50,7 +50,7 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
     'secrets.ts',
     'waker.ts',
   ],
-  scheduler: [],
+  scheduler: ['db'],
   cli: ['*'],
   'main.ts': ['*'],
   'cli.ts': ['cli'],

@@ -8,7 +8,8 @@ export const LOCKS = {
   append: 7310001,
   serve: 7310002,
   migrate: 7310003,
-  retention: 7310004,
+  /** With the name of a job. */
+  job: 7310004,
   /** With the name of a read model. */
   rebuild: 7310005,
 } as const;
@@ -22,27 +23,6 @@ export async function trySessionLock(client: pg.ClientBase, lock: number): Promi
   return rows[0]?.held === true;
 }
 
-/** The same for one lock of many, told apart by a name; to be let go with `releaseNamedLock`. */
-export async function tryNamedLock(
-  client: pg.ClientBase,
-  lock: number,
-  name: string,
-): Promise<boolean> {
-  const { rows } = await client.query<{ held: boolean }>(
-    'select pg_try_advisory_lock($1, hashtext($2)) as held',
-    [lock, name],
-  );
-  return rows[0]?.held === true;
-}
-
-export async function releaseNamedLock(
-  client: pg.ClientBase,
-  lock: number,
-  name: string,
-): Promise<void> {
-  await client.query('select pg_advisory_unlock($1, hashtext($2))', [lock, name]);
-}
-
 /** Whether a gateway is running on this database, by the lock that each holds. */
 export async function isServed(db: pg.ClientBase | pg.Pool): Promise<boolean> {
   const { rows } = await db.query(
@@ -52,4 +32,50 @@ export async function isServed(db: pg.ClientBase | pg.Pool): Promise<boolean> {
     [LOCKS.serve],
   );
   return rows.length > 0;
+}
+
+/** One lock of many, told apart by a name, and how long somebody else is waited for who has it. */
+type NamedLock = Readonly<{ lock: number; name: string; patienceMs: number }>;
+
+const RETRY_MS = 50;
+
+/**
+ * Does work as the only one on this database who holds a lock; it ends with the process, too. Null when somebody else
+ * had it for too long, and nothing was done.
+ */
+export async function doAlone<Result>(
+  pool: pg.Pool,
+  { lock, name, patienceMs }: NamedLock,
+  work: () => Promise<Result>,
+): Promise<Readonly<{ result: Result }> | null> {
+  const db = await pool.connect();
+  let failure: Error | undefined;
+  try {
+    const deadline = performance.now() + patienceMs;
+    while (!(await isAnswered(db, 'pg_try_advisory_lock', [lock, name]))) {
+      if (performance.now() >= deadline) return null;
+      await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+    }
+    try {
+      return { result: await work() };
+    } finally {
+      await isAnswered(db, 'pg_advisory_unlock', [lock, name]).catch((error: unknown) => {
+        failure = error as Error;
+      });
+    }
+  } finally {
+    // A connection that failed may still hold the lock: it must not go back to the pool.
+    db.release(failure);
+  }
+}
+
+async function isAnswered(
+  db: pg.ClientBase,
+  ask: 'pg_try_advisory_lock' | 'pg_advisory_unlock',
+  lock: readonly [number, string],
+): Promise<boolean> {
+  const { rows } = await db.query<{ yes: boolean }>(`select ${ask}($1, hashtext($2)) as yes`, [
+    ...lock,
+  ]);
+  return rows[0]?.yes === true;
 }

@@ -2,6 +2,7 @@ import { readdir } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { runner } from 'node-pg-migrate';
 import type pg from 'pg';
+import { LOCKS } from './lock.ts';
 import { connectOrRefuse, openClient } from './pool.ts';
 import { isThere } from './relations.ts';
 
@@ -45,6 +46,7 @@ export async function migrate(url: string, total = Number.POSITIVE_INFINITY): Pr
       singleTransaction: false,
       checkOrder: true,
       log: () => undefined,
+      lockValue: LOCKS.migrate,
       advisoryLockMode: 'wait',
     });
     return done.length;

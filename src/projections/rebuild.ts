@@ -1,5 +1,5 @@
 import type pg from 'pg';
-import { LOCKS, releaseNamedLock, tryNamedLock } from '../db/lock.ts';
+import { doAlone, LOCKS } from '../db/lock.ts';
 import {
   addTables,
   type CopyKind,
@@ -22,7 +22,6 @@ import { RebuildRefused } from './rebuild-refused.ts';
 const LOCK_PATIENCE_MS = 2_000;
 /** A gateway that starts waits for whoever is rebuilding by hand. */
 const START_PATIENCE_MS = 60_000;
-const LOCK_RETRY_MS = 50;
 /** What is deleted and erased after a flip is still in the rows that served before it, so they are not kept for ever. */
 const KEPT_MS = 7 * 86_400_000;
 
@@ -208,32 +207,14 @@ async function foldInPlace(
   return { position: until, differences: [] };
 }
 
-/** Runs work as the only one who rebuilds this projection; the lock ends with the process. */
+/** Runs work as the only one who rebuilds this projection. */
 async function alone<T>(
   pool: pg.Pool,
   { name }: Projection,
   patienceMs: number,
   work: () => Promise<T>,
 ): Promise<T> {
-  const db = await pool.connect();
-  let failure: Error | undefined;
-  try {
-    const deadline = performance.now() + patienceMs;
-    while (!(await tryNamedLock(db, LOCKS.rebuild, name))) {
-      if (performance.now() >= deadline) {
-        throw new RebuildRefused(`Another rebuild of ${name} is under way.`);
-      }
-      await new Promise((resolve) => setTimeout(resolve, LOCK_RETRY_MS));
-    }
-    try {
-      return await work();
-    } finally {
-      await releaseNamedLock(db, LOCKS.rebuild, name).catch((error: unknown) => {
-        // A connection that broke is not given back; the lock went with it.
-        failure = error as Error;
-      });
-    }
-  } finally {
-    db.release(failure);
-  }
+  const done = await doAlone(pool, { lock: LOCKS.rebuild, name, patienceMs }, work);
+  if (done === null) throw new RebuildRefused(`Another rebuild of ${name} is under way.`);
+  return done.result;
 }

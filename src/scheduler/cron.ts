@@ -1,14 +1,14 @@
 import cron from 'node-cron';
 import type pg from 'pg';
 import type { Logger } from 'pino';
+import { doAlone, LOCKS } from '../db/lock.ts';
 
 /** Work that one process of a cluster does for all, at times of the clock. */
 export type CronJob = Readonly<{
+  /** Also of its lock: who holds that runs the job, the others leave it out. */
   name: string;
   /** Cron expression, in UTC. */
   at: string;
-  /** Advisory lock of the database: who holds it runs the job, the others leave it out. */
-  lock: number;
   run: () => Promise<unknown>;
 }>;
 
@@ -23,12 +23,12 @@ export function startCronJobs(
     cron.schedule(
       job.at,
       () => {
-        const turn = runAlone(pool, job)
+        const turn = doAlone(pool, { lock: LOCKS.job, name: job.name, patienceMs: 0 }, job.run)
           .catch((error: unknown) => logger.warn({ err: error, job: job.name }, 'a job failed'))
           .finally(() => running.delete(turn));
         running.add(turn);
       },
-      { timezone: 'UTC', noOverlap: true },
+      { timezone: 'UTC' },
     ),
   );
   return {
@@ -37,27 +37,4 @@ export function startCronJobs(
       await Promise.all(running);
     },
   };
-}
-
-async function runAlone(pool: pg.Pool, { lock, run }: CronJob): Promise<void> {
-  const client = await pool.connect();
-  let failure: Error | undefined;
-  try {
-    const { rows } = await client.query<{ held: boolean }>(
-      'select pg_try_advisory_lock($1) as held',
-      [lock],
-    );
-    if (rows[0]?.held !== true) return;
-    try {
-      await run();
-    } finally {
-      await client.query('select pg_advisory_unlock($1)', [lock]);
-    }
-  } catch (error) {
-    failure = error as Error;
-    throw error;
-  } finally {
-    // A connection that failed may still hold the lock: it must not go back to the pool.
-    client.release(failure);
-  }
 }
