@@ -2,6 +2,7 @@ import { readdir } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { runner } from 'node-pg-migrate';
 import type pg from 'pg';
+import { ConfigError } from '../config-error.ts';
 import { LOCKS } from './lock.ts';
 import { connectOrRefuse, openClient } from './pool.ts';
 import { isThere } from './relations.ts';
@@ -29,13 +30,15 @@ export async function listAppliedMigrations(db: pg.ClientBase): Promise<readonly
 /**
  * Brings a database to this release's schema, once, as the URL's own role; a second process waits
  * for the first. With `total` only the first so many migrations are run, those that it has been through included.
- * Returns how many ran.
+ * Returns how many ran; a `ConfigError` when a later release has been at the database, which is left as it is.
  */
 export async function migrate(url: string, total = Number.POSITIVE_INFINITY): Promise<number> {
   const client = openClient({ url, role: null, statementTimeoutMs: 0 });
   await connectOrRefuse(client);
   try {
-    const count = total - (await listAppliedMigrations(client)).length;
+    const applied = await listAppliedMigrations(client);
+    requireKnown(applied, await listOwnMigrations(), client.database);
+    const count = total - applied.length;
     if (count <= 0) return 0;
     const done = await runner({
       dbClient: client,
@@ -53,4 +56,18 @@ export async function migrate(url: string, total = Number.POSITIVE_INFINITY): Pr
   } finally {
     await client.end();
   }
+}
+
+/** What a later release changed is not what this one takes it for: it might lose what that has put there. */
+function requireKnown(
+  applied: readonly string[],
+  own: readonly string[],
+  database: string | undefined,
+): void {
+  const unknown = applied.filter((name) => !own.includes(name));
+  if (unknown.length === 0) return;
+  throw new ConfigError(
+    `the database ${database} has migrations that this release does not know (${unknown.join(', ')}): start the ` +
+      'release that made them, or a later one, or restore a backup of before the upgrade',
+  );
 }

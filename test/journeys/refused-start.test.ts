@@ -2,7 +2,10 @@ import { randomUUID } from 'node:crypto';
 import { chmodSync, existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { listAppliedMigrations } from '../../src/db/migrate.ts';
+import { openClient } from '../../src/db/pool.ts';
 import { joinerOf, mailguard, temporary } from '../cli/support.ts';
+import { asAdmin, createDatabase } from '../support/database.ts';
 import { startTestGateway, type TestGateway } from '../support/gateway.ts';
 import { startPostfixGateway } from '../support/postfix-gateway.ts';
 
@@ -23,6 +26,12 @@ function homeWith(masterKey: string, mode = 0o600): string {
 }
 const serve = (env: NodeJS.ProcessEnv) =>
   mailguard(['serve'], { env: { MAILGUARD_DATABASE_URL: NOWHERE, ...env } });
+
+async function appliedTo(url: string): Promise<readonly string[]> {
+  const client = openClient({ url, role: null });
+  await client.connect();
+  return listAppliedMigrations(client).finally(() => client.end());
+}
 
 /** The refusal's lines, one a problem; empty when the start failed otherwise. */
 async function problemsOf(env: NodeJS.ProcessEnv): Promise<string[]> {
@@ -140,6 +149,30 @@ describe('serve, where what is there belongs to other settings', () => {
     expect(await problemsOf({ ...env, MAILGUARD_DATABASE_URL: url.href })).toEqual([problem]);
     expect(await problemsOf({ ...env, MAILGUARD_EVENTLOG_URL: url.href })).toEqual([problem]);
   });
+
+  it.each<[string, readonly string[]]>([
+    ['after ours', ['0998_later', '0999_latest']],
+    ['between ours', ['0003_between']],
+  ])(
+    'refuses a database that a later release has migrated %s, and leaves it alone',
+    async (_, names) => {
+      const later = await createDatabase();
+      // One of ours is missing: it would be run, if anything were.
+      await asAdmin(
+        later.url,
+        `delete from public.schema_migrations where name = '0009_log_home';
+       insert into public.schema_migrations (name, run_on) select name, now() from unnest('{${names}}'::text[]) name`,
+      );
+      const before = await appliedTo(later.url);
+      const problem =
+        `- the database ${later.name} has migrations that this release does not know (${names.join(', ')}): start ` +
+        'the release that made them, or a later one, or restore a backup of before the upgrade';
+      expect(await problemsOf({ ...env, MAILGUARD_DATABASE_URL: later.url })).toEqual([problem]);
+      expect(await problemsOf({ ...env, MAILGUARD_EVENTLOG_URL: later.url })).toEqual([problem]);
+      expect(await appliedTo(later.url)).toEqual(before);
+      await later.drop();
+    },
+  );
 
   it('refuses a spool whose messages the database knows nothing of', async () => {
     const dataDir = homeWith(GOOD);
