@@ -65,6 +65,9 @@ export async function handleCommand<State, Command, Event extends DomainEvent>(
     const { position, recordedAt } = outcome;
     if (outcome.kind === 'duplicate') {
       const earlier = await readEarlier(log, position, facts.length);
+      // Recorded here since the stream was read, as when the answer to this very append was lost: it is read again,
+      // since `state` is from before. In another stream an earlier run took another new id.
+      if (earlier[0]?.stream === call.stream) continue;
       return { state, revision: outcome.revision, position, recordedAt, earlier };
     }
     const after = facts.reduce((s, fact) => decider.evolve(s, fact), state);

@@ -109,4 +109,21 @@ describe('a command that is run again under its own id', () => {
     expect(again.earlier?.map(({ data }) => data['rate_limit_per_minute'])).toEqual([7]);
     expect((await log.head()).position).toBe(3n);
   });
+
+  it('is told the state after it where the answer to its own append was lost', async () => {
+    const log = memoryEventLog();
+    await onKey(log, createKey, newCommandId());
+    // The connection broke after the commit, and the same events were sent again.
+    const lossy: EventLog = {
+      ...log,
+      async append(command) {
+        await log.append(command);
+        return log.append(command);
+      },
+    };
+    const command = { type: 'UpdateApiKey', rateLimitPerMinute: 7 } as const;
+    const { state, revision } = await onKey(lossy, command, newCommandId());
+    expect([state.rateLimitPerMinute, revision]).toEqual([7, 1n]);
+    expect((await log.head()).position).toBe(2n);
+  });
 });
