@@ -43,11 +43,11 @@ export async function transfer(deps: EffectDeps, id: string, how: Transfer): Pro
     const send = state === 'reject_requested' ? deps.outlet.reject : deps.outlet.release;
     const { how: vanishedHow, ...tried } = await send(history, started, how.signal);
     const finish = { type: 'FinishTransfer', attempt: started.attempt, ...tried } as const;
-    await untilRecorded(how.signal, () =>
+    const finished = await untilRecorded(how.signal, () =>
       tell(deps, history, { ...finish, now: toTimestamp(deps.clock.now()) }),
     );
     if (tried.cause === 'content_gone') await tell(deps, history, vanish(vanishedHow));
-    if (state === 'reject_requested') await removeWhenRejected(deps, history);
+    if (finished.state === 'rejected') await deps.store.remove(id);
   });
 }
 
@@ -82,17 +82,14 @@ export async function retrain(deps: EffectDeps, id: string, signal: AbortSignal)
   }
 }
 
-async function removeWhenRejected(deps: EffectDeps, { id }: OpenedHistory): Promise<void> {
-  const { state } = await readHistory(deps.log, id);
-  if (state.state === 'rejected') await deps.store.remove(id);
-}
-
 /** What was done must be recorded however long that takes; only stopping leaves it to the next start. */
-async function untilRecorded(signal: AbortSignal, record: () => Promise<unknown>): Promise<void> {
+async function untilRecorded<Recorded>(
+  signal: AbortSignal,
+  record: () => Promise<Recorded>,
+): Promise<Recorded> {
   for (;;) {
     try {
-      await record();
-      return;
+      return await record();
     } catch (error) {
       const isPassing =
         isConnectionError(error) || (error instanceof DomainError && error.code === 'unavailable');
