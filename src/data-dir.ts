@@ -1,8 +1,9 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { readFileSync, realpathSync, statSync } from 'node:fs';
-import { chmod, link, mkdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { chmod, link, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import { ConfigError } from './config-error.ts';
+import { makeDirectory } from './make-directory.ts';
 
 /** A Unix account that the database processes run as. */
 export type Account = Readonly<{ uid: number; gid: number }>;
@@ -105,7 +106,7 @@ export async function makeDataDir(dataDir: string, account: Account | null): Pro
       `the database's account cannot reach ${dataDir}: ${blocked} is closed to it`,
     );
   }
-  const first = await mkdir(dataDir, { recursive: true, mode: account === null ? 0o700 : 0o711 });
+  const first = await makeDirectory(dataDir, account === null ? 0o700 : 0o711);
   if (account === null) return;
 
   // A strict umask has closed what mkdir made; the depth of the path bounds the loop.

@@ -2,6 +2,7 @@ import { chmod, mkdir, readdir } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { loadConfig } from '../config.ts';
 import type { Snapshot } from '../db/copy-session.ts';
+import { makeDirectory } from '../make-directory.ts';
 import {
   FORMAT,
   type Manifest,
@@ -63,7 +64,7 @@ async function runBackup(given: Given, terminal: Terminal): Promise<number> {
 async function makeEmpty(dir: string): Promise<void> {
   const refused = (why: string) => unusable(`${dir} ${why}`);
   try {
-    await mkdir(dir, { recursive: true, mode: 0o700 });
+    await makeDirectory(dir, 0o700);
     if ((await readdir(dir)).length > 0) {
       throw refused('is not empty; a backup takes a directory of its own.');
     }

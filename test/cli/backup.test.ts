@@ -137,6 +137,17 @@ describe('backup', () => {
     expect(readFileSync(file, 'utf8')).toBe('mine');
   });
 
+  it.runIf(existsSync('/proc'))('is refused where no directory can be made', async () => {
+    const { code, stdout, stderr } = await mailguard(['backup', '/proc/none/backup'], {
+      env: joinerOf(t),
+    });
+    expect([code, stdout, stderr]).toEqual([
+      2,
+      '',
+      expect.stringMatching(/^error: \/proc\/none\/backup cannot be used: ENOENT: .+\n$/),
+    ]);
+  });
+
   it('is refused with another data directory than the gateway’s, which would leave its mail out', async () => {
     const env = { ...joinerOf(t), MAILGUARD_DATA_DIR: fresh('elsewhere') };
     const place = fresh('backup');
