@@ -13,8 +13,8 @@ export const auditVerify: Command = {
     'each value that is disclosed (disclosure), that positions ascend (order) without a gap (gap), that',
     'revisions of a stream go on (stream), that recorded times never fall (time), that there is a trailer',
     '(cut) and that it counts what is there (trailer). Packed files (gzip) are read as they are.',
-    'It asks no server. Who rewrites a line, and all that goes with it, is found out only by comparing with',
-    'an export that is kept elsewhere: lines are not signed yet.',
+    'It asks no server. Who rewrites a line, and all that goes with it, or leaves out lines at an end, is found',
+    'out only by comparing with an export that is kept elsewhere: lines are not signed yet ("signed": false).',
   ],
   parameters: ['FILE'],
   options: {
@@ -43,7 +43,7 @@ async function runVerify(given: Given, terminal: Terminal): Promise<number> {
     .catch((error: unknown) => refuse(error, terminal))
     .finally(() => progress.end());
   if (given.has('json')) await printJson(terminal.stdout, verdict);
-  else await print(terminal.stdout, describe(verdict));
+  else await print(terminal.stdout, describe(verdict, options));
   await sayDamage(findings, terminal);
   return verdict.ok ? EXIT.done : EXIT.failed;
 }
@@ -54,7 +54,15 @@ function refuse(error: unknown, { signal }: Terminal): never {
   throw unusable(`The file cannot be read. ${error.message}`);
 }
 
-const describe = (verdict: ExportVerdict): string =>
-  `${verdict.ok ? 'Sound' : 'Damaged'}: ${counted(verdict.events, 'event')} in ` +
-  `${counted(verdict.streams, 'stream')}, positions ${verdict.first ?? '-'} to ${verdict.last ?? '-'}, ` +
-  `${counted(verdict.disclosures, 'disclosure')}, ${count(verdict.undisclosed)} not disclosed.\n`;
+function describe(verdict: ExportVerdict, { isFiltered }: { isFiltered: boolean }): string {
+  const { ok, events, streams, first, last, disclosures, undisclosed } = verdict;
+  const found =
+    `${ok ? 'Sound' : 'Damaged'}: ${counted(events, 'event')} in ${counted(streams, 'stream')}, positions ` +
+    `${first ?? '-'} to ${last ?? '-'}, ${counted(disclosures, 'disclosure')}, ${count(undisclosed)} not disclosed.\n`;
+  if (!ok) return found;
+  const where = isFiltered ? '' : ' at its ends';
+  return (
+    `${found}Not signed: it agrees with itself, and nothing else was asked. An edit that keeps the form and the digests ` +
+    `of a line is not seen, nor are lines left out${where} with a trailer to match.\n`
+  );
+}

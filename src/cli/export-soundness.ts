@@ -9,6 +9,8 @@ import { type Report, verifyCommitted, verifyLine } from './line-soundness.ts';
 /** What `audit verify` found. */
 export type ExportVerdict = Readonly<{
   ok: boolean;
+  /** Whether somebody vouches for the lines: there are no signatures yet, so an edit that fits is not seen. */
+  signed: false;
   events: number;
   streams: number;
   disclosures: number;
@@ -75,8 +77,9 @@ export async function verifyExport(
   verifyTrailer(walk);
   const problems = findings.problems();
   const { events, revisions, disclosures, undisclosed, first, last } = walk;
-  const verdict = {
+  const verdict: ExportVerdict = {
     ok: problems.length === 0,
+    signed: false,
     ...{ events, streams: revisions.size, disclosures, undisclosed },
     first: first?.toString() ?? null,
     last: first === null ? null : last.toString(),

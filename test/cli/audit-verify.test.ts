@@ -60,6 +60,11 @@ const edited = (at: number, edit: (entry: Entry) => void) => {
   const text = `{"line":${canonicalJson(entry.line)},"disclosures":${JSON.stringify(entry.disclosures)}}`;
   return whole(lines.with(at, text));
 };
+/** These lines, with a trailer that was made to match. */
+const recounted = (left: readonly string[]) => {
+  const last_position: string = JSON.parse(left.at(-1) ?? '').line.position;
+  return whole(left, { trailer: { ...trailer.trailer, count: left.length, last_position } });
+};
 /** The number of the line of the first event of `test-2`. */
 const second = () => lines.findIndex((text) => text.includes('"stream":"test-2"'));
 
@@ -69,6 +74,7 @@ describe('audit verify of a sound export', () => {
     expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
     expect(verdict).toMatchObject({
       ok: true,
+      signed: false,
       events: lines.length,
       first: '1',
       last: String(lines.length),
@@ -83,8 +89,34 @@ describe('audit verify of a sound export', () => {
     const { code, stdout } = await mailguard(['audit', 'verify', write(whole(lines))], { env: {} });
     expect(code).toBe(0);
     expect(stdout).toMatch(
-      /^Sound: \d+ events in \d+ streams, positions 1 to \d+, \d+ disclosures, \d+ not disclosed\.\n$/,
+      /^Sound: \d+ events in \d+ streams, positions 1 to \d+, \d+ disclosures, \d+ not disclosed\.\nNot signed: .+\n$/,
     );
+  });
+
+  it.each<[string, () => string, string[], string]>([
+    [
+      'an edit that fits, which it does not see',
+      () => edited(second(), ({ line }) => Object.assign(line.data, { note: 'forged' })),
+      [],
+      'An edit that keeps the form and the digests of a line is not seen,',
+    ],
+    [
+      'an end that was cut off and counted anew, which it does not see',
+      () => recounted(lines.slice(0, -2)),
+      [],
+      'nor are lines left out at its ends with a trailer to match.',
+    ],
+    [
+      'lines left out of a filtered one, which it does not see',
+      () => recounted(lines.toSpliced(3, 1)),
+      ['--filtered'],
+      'nor are lines left out with a trailer to match.',
+    ],
+  ])('says that nobody has signed it: %s', async (_, content, options, said) => {
+    const argv = ['audit', 'verify', write(content()), ...options];
+    const { code, stdout } = await mailguard(argv, { env: {} });
+    expect([code, stdout]).toEqual([0, expect.stringContaining('\nNot signed: ')]);
+    expect(stdout).toContain(said);
   });
 
   it('is 0 of a packed one, of a part in time, and of nothing', async () => {
