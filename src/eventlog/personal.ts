@@ -69,3 +69,11 @@ export function splitDisclosures(list: string): readonly string[] {
   // base64url text needs no JSON escape, so the quotes are all there is to take off.
   return list === '' ? [] : list.slice(1, -1).split('","');
 }
+
+/** The members that a stored list still discloses, by their names; what was erased is absent. */
+export const openDisclosures = (list: string): ReadonlyMap<string, Json> =>
+  new Map(
+    splitDisclosures(list)
+      .map(openDisclosure)
+      .map(({ name, value }) => [name, value]),
+  );

@@ -7,7 +7,7 @@ import {
   quarantinedMessageStream,
 } from '../domain/quarantined-message.ts';
 import type { EventLog, EventMeta, StoredEvent } from '../eventlog/eventlog.ts';
-import { openDisclosure, splitDisclosures } from '../eventlog/personal.ts';
+import { openDisclosures } from '../eventlog/personal.ts';
 import { systemMeta } from '../eventlog/system-meta.ts';
 import { type RecordedEvent, readLine } from '../eventlog/upcast.ts';
 import { type DisclosedMessage, readAdded } from '../projections/quarantine.ts';
@@ -96,9 +96,7 @@ function retryOf(events: readonly RecordedEvent[]): string | null {
 }
 
 function reasonIn(stored: StoredEvent | undefined): string | null {
-  const value = splitDisclosures(stored?.disclosures ?? '')
-    .map(openDisclosure)
-    .find(({ name }) => name === 'reason')?.value;
+  const value = openDisclosures(stored?.disclosures ?? '').get('reason');
   return typeof value === 'string' ? value : null;
 }
 

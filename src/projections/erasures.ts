@@ -18,15 +18,18 @@ export function erasuresProjection(log: EventLog): Projection {
     types: ERASING_TYPES,
     async apply(db, events) {
       for (const { event } of events) {
-        const subject = subjectOf(event.resource);
-        await log.eraseSubject(subject);
-        await eraseCredentials(db, subject);
-        await eraseIdempotentAnswers(db, subject);
+        await erase(db, log, subjectOf(event.resource));
       }
     },
     // What is erased stays erased; a rebuild applies every erasure once more.
     tables: [],
   };
+}
+
+async function erase(db: pg.Pool | pg.ClientBase, log: EventLog, subject: string): Promise<void> {
+  await log.eraseSubject(subject);
+  await eraseCredentials(db, subject);
+  await eraseIdempotentAnswers(db, subject);
 }
 
 const PAGE_EVENTS = 1_000;
@@ -44,9 +47,7 @@ export async function reapplyErasures(pool: pg.Pool, log: EventLog): Promise<num
     const page = await log.readAll({ after, until, filter, limit: PAGE_EVENTS });
     const subjects = page.events.map(({ line }) => subjectOf(readLine(line).resource));
     for (const subject of await findLeftovers(pool, log, subjects)) {
-      await log.eraseSubject(subject);
-      await eraseCredentials(pool, subject);
-      await eraseIdempotentAnswers(pool, subject);
+      await erase(pool, log, subject);
       erased += 1;
     }
     after = page.scannedTo;

@@ -1,7 +1,7 @@
 import { DomainError } from '../domain/errors.ts';
 import type { ApiKeyDenied, ApiKeyUsed } from '../domain/events.ts';
 import type { EventLog, StoredEvent } from '../eventlog/eventlog.ts';
-import { openDisclosure, splitDisclosures } from '../eventlog/personal.ts';
+import { openDisclosures } from '../eventlog/personal.ts';
 import { readLine } from '../eventlog/upcast.ts';
 
 /** Use of one key in one stretch of time, `[from, to)` in milliseconds. */
@@ -65,9 +65,7 @@ export async function readKeyActivity(
 
 function toWindow({ line, disclosures }: StoredEvent): ActivityWindow | null {
   const event = readLine(line) as unknown as ApiKeyUsed | ApiKeyDenied;
-  const addresses = splitDisclosures(disclosures)
-    .map(openDisclosure)
-    .find(({ name }) => name === 'addresses')?.value;
+  const addresses = openDisclosures(disclosures).get('addresses');
   const common = {
     from: Date.parse(event.data.from),
     to: Date.parse(event.data.to),

@@ -2,7 +2,7 @@ import { readCidrs, toSingle } from '../cidr-text.ts';
 import type { Principal } from '../domain/access.ts';
 import { type AllowedCidrs, allows } from '../domain/cidr.ts';
 import type { EventLog, StoredEvent } from '../eventlog/eventlog.ts';
-import { openDisclosure, splitDisclosures } from '../eventlog/personal.ts';
+import { openDisclosures } from '../eventlog/personal.ts';
 import type { RecordedEvent } from '../eventlog/upcast.ts';
 
 /** Whether a key may be used from an address; one that is no address is never allowed. */
@@ -17,8 +17,7 @@ export function isAllowedFrom(
 
 /** What the disclosures of an event tell as its blocks; null when they tell none, or none any more. */
 export function disclosedCidrs({ disclosures }: Pick<StoredEvent, 'disclosures'>): unknown {
-  const members = splitDisclosures(disclosures).map(openDisclosure);
-  return members.find(({ name }) => name === 'allowed_cidrs')?.value ?? null;
+  return openDisclosures(disclosures).get('allowed_cidrs') ?? null;
 }
 
 /**

@@ -3,7 +3,7 @@ import { domainToASCII } from 'node:url';
 import type pg from 'pg';
 import { utc } from '../clock.ts';
 import type { MailDomainEvent, MailDomainSettings } from '../domain/mail-domain.ts';
-import { openDisclosure, splitDisclosures } from '../eventlog/personal.ts';
+import { openDisclosures } from '../eventlog/personal.ts';
 import type { Secrets } from '../secrets.ts';
 import type { ProjectedEvent, Projection } from './projection.ts';
 
@@ -54,15 +54,13 @@ async function applyOne(db: pg.ClientBase, { event, stored }: ProjectedEvent): P
     await db.query('delete from mail_domains where id = $1', [fact.data.id]);
     return;
   }
-  const servers = splitDisclosures(stored.disclosures)
-    .map(openDisclosure)
-    .find(({ name }) => name === 'backend_servers');
+  const servers = openDisclosures(stored.disclosures).get('backend_servers');
   await db.query(UPSERT, [
     fact.data.id,
     event.stream,
     event.revision,
     JSON.stringify(fact.data.settings),
-    servers === undefined ? null : JSON.stringify(servers.value),
+    servers === undefined ? null : JSON.stringify(servers),
     event.recorded_at,
   ]);
 }

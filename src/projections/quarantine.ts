@@ -1,7 +1,7 @@
 import type pg from 'pg';
 import type { QuarantineEvent, Scan, TransferResult } from '../domain/quarantine-language.ts';
 import type { QuarantineState } from '../domain/quarantined-message.ts';
-import { openDisclosure, splitDisclosures } from '../eventlog/personal.ts';
+import { openDisclosures } from '../eventlog/personal.ts';
 import type { ProjectedEvent, Projection } from './projection.ts';
 import { type Terms, termsOf } from './quarantine-terms.ts';
 
@@ -97,11 +97,7 @@ export type DisclosedMessage = Readonly<{
 
 /** Reads the personal members of a `quarantine.added` back; what was erased is null or absent. */
 export function readAdded({ event, stored }: ProjectedEvent): DisclosedMessage {
-  const members = new Map(
-    splitDisclosures(stored.disclosures)
-      .map(openDisclosure)
-      .map(({ name, value }) => [name, value]),
-  );
+  const members = openDisclosures(stored.disclosures);
   const text = (name: string) => {
     const value = members.get(name);
     return typeof value === 'string' ? value : null;
@@ -261,9 +257,9 @@ async function close(db: pg.ClientBase, row: TermRow, state: QuarantineState): P
 function resultsOf({ event, stored }: ProjectedEvent): Record<string, object> {
   const { results } = event.data as Readonly<{ results?: readonly TransferResult[] }>;
   if (results === undefined || event.type.startsWith('quarantine.reject')) return {};
-  const replies = splitDisclosures(stored.disclosures)
-    .map(openDisclosure)
-    .find(({ name }) => name === 'replies')?.value as readonly Reply[] | undefined;
+  const replies = openDisclosures(stored.disclosures).get('replies') as
+    | readonly Reply[]
+    | undefined;
   return Object.fromEntries(
     results.map(({ recipient, outcome, code }, index) => [
       recipient,

@@ -1,7 +1,7 @@
 import type pg from 'pg';
 import { utc } from '../clock.ts';
 import type { FILTER_KINDS, FILTER_SCOPES, SenderFilterEvent } from '../domain/sender-filter.ts';
-import { openDisclosure, splitDisclosures } from '../eventlog/personal.ts';
+import { openDisclosures } from '../eventlog/personal.ts';
 import type { ProjectedEvent, Projection } from './projection.ts';
 
 /** A sender filter that has not ended. Times are RFC 3339 with six digits. */
@@ -38,9 +38,8 @@ async function applyOne(db: pg.ClientBase, { event, stored }: ProjectedEvent): P
     await db.query('delete from sender_filters where id = $1', [id]);
     return;
   }
-  const members = splitDisclosures(stored.disclosures).map(openDisclosure);
-  const disclosed = (name: string) => members.find((member) => member.name === name)?.value ?? null;
-  const sender = disclosed('sender');
+  const disclosed = openDisclosures(stored.disclosures);
+  const sender = disclosed.get('sender') ?? null;
   // Erased: a filter of nobody's mail does nothing.
   if (sender === null) return;
   const { kind, scope, mail_domain, expires_at, made_by } = fact.data;
@@ -56,7 +55,7 @@ async function applyOne(db: pg.ClientBase, { event, stored }: ProjectedEvent): P
       scope,
       mail_domain,
       sender,
-      disclosed('recipient'),
+      disclosed.get('recipient') ?? null,
       expires_at,
       made_by,
       event.recorded_at,

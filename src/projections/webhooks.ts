@@ -1,7 +1,7 @@
 import type pg from 'pg';
 import { utc } from '../clock.ts';
 import type { DisableCause, Ordering, Webhook, WebhookEvent } from '../domain/webhook.ts';
-import { openDisclosure, splitDisclosures } from '../eventlog/personal.ts';
+import { openDisclosures } from '../eventlog/personal.ts';
 import type { ProjectedEvent, Projection } from './projection.ts';
 
 /**
@@ -214,12 +214,12 @@ async function applyReplay(
 }
 
 function readTold({ stored }: ProjectedEvent): { url: string | null; description: string | null } {
-  const members = new Map(
-    splitDisclosures(stored.disclosures)
-      .map(openDisclosure)
-      .map(({ name, value }) => [name, typeof value === 'string' ? value : null] as const),
-  );
-  return { url: members.get('url') ?? null, description: members.get('description') ?? null };
+  const members = openDisclosures(stored.disclosures);
+  const text = (name: string) => {
+    const value = members.get(name);
+    return typeof value === 'string' ? value : null;
+  };
+  return { url: text('url'), description: text('description') };
 }
 
 type Row = {
