@@ -4,6 +4,7 @@ import type { Decider, DomainEvent, ResourceRef } from '../domain/decider.ts';
 import { DomainError } from '../domain/errors.ts';
 import { EVENT_TYPES } from '../domain/events.ts';
 import type { EventLog, EventMeta, EventToAppend, Position } from './eventlog.ts';
+import { readWholeStream } from './read-stream.ts';
 import { type RecordedEvent, readLine } from './upcast.ts';
 
 export type CommandCall<Command> = Readonly<{
@@ -33,7 +34,6 @@ export type Handled<State> = Readonly<{
 }>;
 
 const TRIES_MAX = 5;
-const STREAM_PAGE_EVENTS = 10_000;
 
 /**
  * Reads the stream, folds it, decides, and appends at the revision that was read; a lost race is
@@ -84,12 +84,7 @@ export async function readState<State, Command, Event extends DomainEvent>(
   decider: Decider<State, Command, Event>,
   stream: string,
 ): Promise<{ state: State; revision: bigint; events: readonly RecordedEvent[] }> {
-  const events: RecordedEvent[] = [];
-  for (;;) {
-    const page = await log.readStream(stream, BigInt(events.length), STREAM_PAGE_EVENTS);
-    for (const { line } of page) events.push(readLine(line));
-    if (page.length < STREAM_PAGE_EVENTS) break;
-  }
+  const events = (await readWholeStream(log, stream)).map(({ line }) => readLine(line));
   const state = events.reduce(
     // The stream holds what this decider wrote, in the shapes that upcasting promises.
     (folded, event) => decider.evolve(folded, event as unknown as Event),

@@ -8,6 +8,7 @@ import {
 } from '../domain/quarantined-message.ts';
 import type { EventLog, EventMeta, StoredEvent } from '../eventlog/eventlog.ts';
 import { openDisclosures } from '../eventlog/personal.ts';
+import { readWholeStream } from '../eventlog/read-stream.ts';
 import { systemMeta } from '../eventlog/system-meta.ts';
 import { type RecordedEvent, readLine } from '../eventlog/upcast.ts';
 import { type DisclosedMessage, readAdded } from '../projections/quarantine.ts';
@@ -42,7 +43,6 @@ export type OpenedHistory = Readonly<{
   lastTraining: string | null;
 }>;
 
-const PAGE_EVENTS = 10_000;
 const ACTIONS = [
   'quarantine.release_requested',
   'quarantine.discard_requested',
@@ -52,13 +52,7 @@ const ACTIONS = [
 /** Reads a message's stream; throws `not_found` when there is none. */
 export async function readHistory(log: EventLog, id: string): Promise<OpenedHistory> {
   const stream = quarantinedMessageStream(id);
-  const stored: StoredEvent[] = [];
-  // Every look inside is an event, so that there may be more than a page of them.
-  for (;;) {
-    const page = await log.readStream(stream, BigInt(stored.length), PAGE_EVENTS);
-    stored.push(...page);
-    if (page.length < PAGE_EVENTS) break;
-  }
+  const stored = await readWholeStream(log, stream);
   const events = stored.map(({ line }) => readLine(line));
   const [added] = events;
   const [first] = stored;
