@@ -5,7 +5,7 @@ import { type ApiKey, apiKey, apiKeyStream } from '../domain/api-key.ts';
 import type { AllowedCidrs } from '../domain/cidr.ts';
 import type { ResourceRef } from '../domain/decider.ts';
 import type { EventMeta } from '../eventlog/eventlog.ts';
-import { type Handled, handleCommand } from '../eventlog/handle-command.ts';
+import { type Handled, handleCommand, madeBefore } from '../eventlog/handle-command.ts';
 import type { ApiKeyRow } from '../projections/api-keys.ts';
 import { issueApiKey, keyPrefixOf } from '../secrets.ts';
 import type { Context } from './context.ts';
@@ -68,15 +68,15 @@ export async function issueKey(deps: IssueDeps, wanted: NewKey, run: Run): Promi
       },
     },
   });
-  const earlier = handled.earlier?.[0];
-  if (earlier !== undefined) await eraseCredentials(deps.pool, subject);
-  const madeId = earlier === undefined ? id : Number(earlier.resource.id);
+  const before = madeBefore(handled, id);
+  if (before !== null) await eraseCredentials(deps.pool, subject);
+  const madeId = before === null ? id : Number(before.resource.id);
   return {
     id: madeId,
-    secret: earlier === undefined ? secret : null,
+    secret: before === null ? secret : null,
     position: handled.position ?? 0n,
     row: {
-      ...rowOf(madeId, earlier === undefined ? handled.state : foldEarlier(handled), handled),
+      ...rowOf(madeId, before === null ? handled.state : foldEarlier(handled), handled),
       // The same request asks for the same list, whichever run of it recorded the key.
       allowedCidrs: wanted.allowedCidrs,
     },

@@ -78,6 +78,15 @@ export async function handleCommand<State, Command, Event extends DomainEvent>(
   });
 }
 
+/**
+ * What an earlier run of a creating command has made in place of `id`, which each run takes anew; null where this
+ * run has made it, also when it was told so only on asking again, since its first answer was lost.
+ */
+export function madeBefore({ earlier }: Handled<unknown>, id: number): RecordedEvent | null {
+  const first = earlier?.[0];
+  return first === undefined || first.resource.id === String(id) ? null : first;
+}
+
 /** An aggregate as its stream tells it; revision -1 for a stream that does not exist. */
 export async function readState<State, Command, Event extends DomainEvent>(
   log: EventLog,

@@ -4,7 +4,7 @@ import { nextId } from '../../db/ids.ts';
 import { isNarrowed } from '../../domain/access.ts';
 import { DomainError } from '../../domain/errors.ts';
 import { webhook, webhookTarget } from '../../domain/webhook.ts';
-import { handleCommand } from '../../eventlog/handle-command.ts';
+import { handleCommand, madeBefore } from '../../eventlog/handle-command.ts';
 import { countWebhooks, findWebhook, listWebhooks } from '../../projections/webhooks.ts';
 import type { Context } from '../context.ts';
 import { invalid } from '../input.ts';
@@ -227,15 +227,15 @@ async function createWebhook(
     meta,
     commandId,
   });
-  const earlier = handled.earlier?.[0];
+  const before = madeBefore(handled, id);
   // An earlier run of this very request has made it, with a secret that was told to nobody.
-  if (earlier !== undefined) await eraseCredentials(context.pool, `webhook:${id}`);
-  const madeId = earlier === undefined ? id : Number(earlier.resource.id);
+  if (before !== null) await eraseCredentials(context.pool, `webhook:${id}`);
+  const madeId = before === null ? id : Number(before.resource.id);
   const isDone = await awaitEffect(context, madeId, handled.position ?? 0n);
   const row = await findWebhook(context.pool, madeId);
   if (row === null) throw new DomainError('unavailable', 'It was made; look for it in the list.');
   return showSecret(await answerWithWebhook(context, row), {
-    secret: earlier === undefined ? secret : null,
+    secret: before === null ? secret : null,
     status: isDone ? 201 : 202,
   });
 }
