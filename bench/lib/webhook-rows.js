@@ -165,10 +165,11 @@ function deliver({ variant, posting, targets: given }) {
     }
 
     async function flush() {
-      if (work.isFlushing || ended.length === 0) return;
-      work.isFlushing = true;
+      // One that has fired is set anew behind the flush under way, if anything has come by then.
       clearTimeout(work.timer);
       work.timer = null;
+      if (work.isFlushing || ended.length === 0) return;
+      work.isFlushing = true;
       const batch = ended.splice(0);
       await pool.query({
         ...statements.end,

@@ -38,8 +38,9 @@ export const Ordering = z.enum(ORDERINGS).openapi({
     '`none`: as fast as it goes, in order where nothing fails. `key`: events of one stream one after the ' +
     'other; one that fails holds up its own stream alone. `strict`: all of them one after the other, in the ' +
     'order of the log; one that fails holds up all that follow, is tried again at least each quarter of an ' +
-    'hour, and is parked after three days, so that it cannot hold them up for ever. After a crash an event ' +
-    'may arrive a second time behind later ones: tell by `sequence`.',
+    'hour, and is parked after three days, so that it cannot hold them up for ever. A replay goes beside it, with ' +
+    'an order of its own; what is resent waits for its turn. After a crash an event may arrive a second time behind ' +
+    'later ones: tell by `sequence`.',
 });
 
 /** A subscription as callers see it; its secret is in none of these members. */

@@ -1,5 +1,5 @@
 import type { BreakerState } from '../domain/webhook-delivery.ts';
-import { nextProbeAt } from './schedule.ts';
+import { nextProbeAt, UNTRIED_MS_MAX } from './schedule.ts';
 
 /**
  * Whether an endpoint is worth a try. Closed: as many at once as there are slots. Open: nothing but a look
@@ -92,9 +92,6 @@ export function afterFailure(breaker: Breaker, failure: Failure): Breaker {
   const probeAtMs = nextProbeAt(0, nowMs, random);
   return { ...breaker, ...failing, state: 'open', probes: 0, probeAtMs, failed: [], recent };
 }
-
-/** A stretch in which nothing was tried counts for no more than this. */
-const UNTRIED_MS_MAX = 86_400_000;
 
 function failingSince({ failingSinceMs, lastFailedAtMs }: Breaker, nowMs: number): number {
   if (failingSinceMs === null) return nowMs;

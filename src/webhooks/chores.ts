@@ -44,11 +44,11 @@ async function disable(s: Running, deps: DeliveryDeps): Promise<void> {
 }
 
 function noticeOutage(s: Running, nowMs: number): void {
-  const { failingSinceMs, lastFailedAtMs, notices, state } = s.endpoint.breaker;
+  const { failingSinceMs, lastFailedAtMs, notices, state, failed } = s.endpoint.breaker;
   if (failingSinceMs === null || s.settings.row.status !== 'active') return;
   const triedHours = ((lastFailedAtMs ?? failingSinceMs) - failingSinceMs) / HOUR_MS;
-  // In strict order the breaker stays closed, since one event after the other says nothing of the others.
-  const isDown = state === 'open' || s.ordering === 'strict';
+  // In strict order the breaker stays closed as a rule, since one event that fails says nothing of others.
+  const isDown = state === 'open' || (s.ordering === 'strict' && failed.length > 0);
   if (isDown && triedHours >= OUTAGE_HOURS_MAX) {
     s.untold.disable ??= 'outage';
     return;

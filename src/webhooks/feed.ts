@@ -28,6 +28,8 @@ type Source = Readonly<{ log: EventLog; tail: Pick<Tail, 'head' | 'read' | 'prep
 
 /** Events that one step looks through at the end of the log. */
 const STEP_EVENTS = 1_000;
+/** Lines that are read at once where a filter does not say which. */
+const SIFTED_LINES_MIN = 200;
 const ALL_TYPES = '*';
 
 /** The epoch that counts for an event at a position: the last that began before it; null before the first. */
@@ -107,10 +109,16 @@ export function createFeed(
       const isCut = kept.length === STEP_EVENTS;
       return { events, scannedTo: isCut ? (kept.at(-1)?.position ?? stop) : stop };
     }
-    const range = { after: place.position, until: stop, filter: filterOf(row, epoch), limit };
+    // Of what is sifted afterwards most may be of no interest: it is not read one by one.
+    const isSifted = epoch.eventTypes.includes(ALL_TYPES);
+    const most = isSifted ? Math.max(limit, SIFTED_LINES_MIN) : limit;
+    const range = { after: place.position, until: stop, filter: filterOf(row, epoch), limit: most };
     const { lines, scannedTo } = await log.readLines(range);
     const known = lines.filter(({ type }) => isWebhookType(type));
-    return { events: known.map(tail.prepare).filter(isMatch), scannedTo };
+    const events = known.map(tail.prepare).filter(isMatch);
+    const last = events[limit - 1];
+    if (events.length <= limit || last === undefined) return { events, scannedTo };
+    return { events: events.slice(0, limit), scannedTo: last.position };
   }
 
   return {

@@ -155,6 +155,8 @@ export type Gate = Readonly<{
   behind: (item: Item) => readonly Item[];
   /** It is over; the one that may go now, if any. */
   leave: (item: Item) => Item | null;
+  /** Another stands for it from here on, in its place. */
+  replace: (item: Item, other: Item) => void;
 }>;
 
 export function createGate(ordering: Ordering): Gate {
@@ -189,6 +191,16 @@ export function createGate(ordering: Ordering): Gate {
       if (index !== -1) queue.splice(index, 1);
       if (queue.length === 0) queues.delete(name);
       return index === 0 ? (queue[0] ?? null) : null;
+    },
+    replace(item, other) {
+      const queue = queues.get(queueOf(item));
+      if (queue === undefined) return;
+      const left = queue.filter((one) => one !== other);
+      const index = left.indexOf(item);
+      if (index === -1) return;
+      left[index] = other;
+      queues.set(queueOf(item), left);
+      if (index === 0 && other.state === 'blocked') other.state = 'waiting';
     },
   };
 }

@@ -22,8 +22,12 @@ function add(s: Running, deps: DeliveryDeps, lane: Lane, matched: Matched): void
   const { replay } = lane;
   if (replay?.eventTypes?.includes(matched.event.type) === false) return;
   const item = toItem(lane, matched);
-  // Somebody has asked for it already: it goes by itself.
-  if (replay === null && s.retries.byPosition.has(item.position)) return;
+  const asked = replay === null ? s.retries.byPosition.get(item.position) : undefined;
+  if (asked !== undefined) {
+    // Somebody has asked for it already: it goes by itself, in strict order when it is its turn.
+    if (s.ordering === 'strict' && s.gate.enter(asked)) asked.state = 'waiting';
+    return;
+  }
   const doubt = replay === null ? s.doubt : { until: replay.doubtUntil, delivered: replay.known };
   if (item.position <= doubt.until) {
     if (doubt.delivered.has(item.position)) return;

@@ -4,7 +4,7 @@ import { afterFailure, afterSuccess } from './breaker.ts';
 import { type Item, release, unmark } from './lane.ts';
 import { moveToRetries } from './retry-set.ts';
 import { type DeliveryDeps, lanesOf, type Running, SLOTS } from './running.ts';
-import { nextTryAt, nextTryInOrderAt } from './schedule.ts';
+import { failingSince, nextTryAt, nextTryInOrderAt } from './schedule.ts';
 import type { Sent } from './send.ts';
 import { keep, markDirty } from './unsaved.ts';
 import { judge, type Verdict } from './verdict.ts';
@@ -131,23 +131,22 @@ function settleItem(
 
 function retryLater(s: Running, deps: DeliveryDeps, item: Item, nowMs: number): void {
   stayPut(s, item);
-  if (s.endpoint.breaker.state !== 'closed') {
+  const isStrict = s.ordering === 'strict';
+  // In strict order no other event will ever tell whose fault it is.
+  if (s.endpoint.breaker.state !== 'closed' && !isStrict) {
     // The endpoint's fault, for all that is known: this event's tries are not spent on it.
     if (item.lane === null) keep(s.unsaved, item);
     return;
   }
-  item.firstFailedAtMs ??= nowMs;
+  item.firstFailedAtMs = failingSince(item, nowMs);
   item.tries += 1;
   if (item.replayId !== null && item.tries >= REPLAY_TRIES_MAX) {
     failReplayed(item);
     return;
   }
-  const isStrict = s.ordering === 'strict';
   const { tries, firstFailedAtMs: sinceMs } = item;
-  const dueAtMs =
-    isStrict && item.replayId === null
-      ? nextTryInOrderAt({ tries, sinceMs }, nowMs, deps.random)
-      : nextTryAt(tries, nowMs, deps.random);
+  const next = isStrict && item.replayId === null ? nextTryInOrderAt : nextTryAt;
+  const dueAtMs = next({ tries, sinceMs }, nowMs, deps.random);
   if (dueAtMs === null) {
     s.untold.parks.push({ item, cause: 'gave_up' });
     item.dueAtMs = Number.POSITIVE_INFINITY;

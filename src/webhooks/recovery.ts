@@ -1,6 +1,7 @@
 import { findDelivered } from '../db/webhook-attempts.ts';
 import type { CursorRow } from '../db/webhook-cursors.ts';
 import { countRetries, listRetries, type RetryRow } from '../db/webhook-retries.ts';
+import type { Position } from '../eventlog/eventlog.ts';
 import type { WebhookRow } from '../projections/webhooks.ts';
 import { createWaker } from '../waker.ts';
 import { fromKept } from './breaker.ts';
@@ -10,6 +11,7 @@ import { unknownAttempt } from './record.ts';
 import { loadEvents, openReplays } from './replays.ts';
 import { RETRIES_MAX } from './retry-set.ts';
 import type { DeliveryDeps, Running } from './running.ts';
+import { PROBE_MS_MAX } from './schedule.ts';
 import { parseTarget } from './target.ts';
 import { keep, markDirty, nothingUnsaved } from './unsaved.ts';
 
@@ -54,7 +56,7 @@ export async function recover(
       cut: new AbortController(),
     },
   };
-  const doubtful = addRetries(s, rows);
+  const doubtful = addRetries(s, rows, clock.nowMs());
   await loadEvents(deps, doubtful);
   for (const item of doubtful) {
     s.unsaved.attempts.push(unknownAttempt(item, clock.now()));
@@ -81,6 +83,7 @@ export async function refresh(s: Running, deps: DeliveryDeps): Promise<void> {
   addRetries(
     s,
     rows.filter((row) => !s.retries.byPosition.has(row.position) && !isSettling(row)),
+    deps.clock.nowMs(),
   );
   await openReplays(s, deps);
 }
@@ -98,8 +101,10 @@ function askAgain(s: Running, row: RetryRow): void {
 }
 
 /** The retry set as it is kept; those that were marked as being sent when their owner ended. */
-function addRetries(s: Running, rows: Awaited<ReturnType<typeof listRetries>>): Item[] {
+function addRetries(s: Running, rows: readonly RetryRow[], nowMs: number): Item[] {
   const doubtful: Item[] = [];
+  const isStrict = s.ordering === 'strict';
+  const readTo = readUpTo(s);
   for (const row of rows) {
     const item: Item = {
       ...{ position: row.position, eventId: row.eventId, key: row.key, epoch: row.epoch },
@@ -111,9 +116,20 @@ function addRetries(s: Running, rows: Awaited<ReturnType<typeof listRetries>>): 
       replayId: null,
       askedAt: row.askedAt,
     };
-    if (!s.gate.enter(item)) item.state = 'blocked';
+    // In strict order what was not read yet takes its place when it is.
+    const isAhead = isStrict && row.position > readTo;
+    if (isAhead || !s.gate.enter(item)) item.state = 'blocked';
+    // Another ordering may have given it a longer wait.
+    if (isStrict) item.dueAtMs = Math.min(item.dueAtMs, nowMs + PROBE_MS_MAX);
     s.retries.byPosition.set(row.position, item);
     if (row.isSending) doubtful.push(item);
   }
   return doubtful;
+}
+
+/** How far the lane has been read; what is left out is not read any more. */
+function readUpTo({ live, settings }: Running): Position {
+  const { position } = live.feed.place();
+  const skipped = settings.row.epochs.findLast(({ skips }) => skips)?.after ?? 0n;
+  return position > skipped ? position : skipped;
 }

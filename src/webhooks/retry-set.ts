@@ -1,5 +1,5 @@
 import type { Position } from '../eventlog/eventlog.ts';
-import { type Item, release, unmark } from './lane.ts';
+import { type Item, unmark } from './lane.ts';
 import type { Running } from './running.ts';
 import { keep, markDirty } from './unsaved.ts';
 
@@ -43,10 +43,11 @@ function leaveLanes(items: readonly Item[]): void {
 }
 
 function enter(s: Running, item: Item, nowMs: number): void {
-  // It is there already, since somebody has asked for it: that one goes on for both.
-  if (s.retries.byPosition.has(item.position)) {
+  // It is there already, since somebody has asked for it: that one goes on for both, and none overtakes it.
+  const asked = s.retries.byPosition.get(item.position);
+  if (asked !== undefined) {
     item.state = 'over';
-    release(s.gate, item);
+    s.gate.replace(item, asked);
     return;
   }
   item.firstFailedAtMs ??= nowMs;

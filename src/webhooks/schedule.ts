@@ -2,33 +2,54 @@
 export const RETRY_SECONDS: readonly number[] = [
   5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400,
 ];
+const WHOLE_MS = RETRY_SECONDS.reduce((sum, seconds) => sum + seconds, 0) * 1_000;
 /** Seconds between looks at an endpoint that is down. Flat at the end: one that is back must not wait a day. */
 const PROBE_SECONDS: readonly number[] = [5, 15, 45, 120, 300, 600, 900];
+/** The longest of them, but for its spread. */
+export const PROBE_MS_MAX = 900_000;
 /** Waits are only made longer, by up to a fifth, so that what failed together does not return together. */
 const SPREAD = 0.2;
 
 const QUIET_MS_MIN = 1_000;
 const QUIET_MS_MAX = 86_400_000;
 
-/** When an event that has failed `tries` times is due again; null when that was the last time. */
-export function nextTryAt(tries: number, nowMs: number, random: () => number): number | null {
-  const seconds = RETRY_SECONDS[tries - 1];
-  return seconds === undefined ? null : nowMs + spread(seconds, random);
+/** A stretch in which nothing was tried counts for no more than this. */
+export const UNTRIED_MS_MAX = 86_400_000;
+
+/** Since when an event fails, with the time left out in which it was due and not tried. */
+export function failingSince(
+  { firstFailedAtMs, dueAtMs }: Readonly<{ firstFailedAtMs: number | null; dueAtMs: number }>,
+  nowMs: number,
+): number {
+  if (firstFailedAtMs === null) return nowMs;
+  const untriedMs = dueAtMs === 0 ? 0 : nowMs - dueAtMs;
+  return firstFailedAtMs + Math.max(0, untriedMs - UNTRIED_MS_MAX);
 }
+
+/** How often an event has failed, and since when. */
+type Failed = Readonly<{ tries: number; sinceMs: number }>;
+
+/** When an event that has failed is due again; null when that was the last time. */
+export function nextTryAt(failed: Failed, nowMs: number, random: () => number): number | null {
+  if (isThrough(failed, nowMs)) return null;
+  const last = RETRY_SECONDS.length - 1;
+  return nowMs + spread(RETRY_SECONDS[Math.min(failed.tries - 1, last)] ?? 0, random);
+}
+
+/** The whole schedule is over, and so are its tries: those of the other schedule are more, in less time. */
+const isThrough = ({ tries, sinceMs }: Failed, nowMs: number): boolean =>
+  tries > RETRY_SECONDS.length && nowMs - sinceMs >= WHOLE_MS;
 
 /**
  * The same for an event that all others wait for: as often as an endpoint that is down is looked at, and as
  * long as `nextTryAt` would. Nobody can say whether it is the event or the endpoint that fails.
  */
 export function nextTryInOrderAt(
-  { tries, sinceMs }: Readonly<{ tries: number; sinceMs: number }>,
+  failed: Failed,
   nowMs: number,
   random: () => number,
 ): number | null {
-  const wholeMs = RETRY_SECONDS.reduce((sum, seconds) => sum + seconds, 0) * 1_000;
-  // Time in which it could not be tried is no reason to give it up.
-  const isThrough = nowMs - sinceMs >= wholeMs && tries > RETRY_SECONDS.length;
-  return isThrough ? null : nextProbeAt(tries - 1, nowMs, random);
+  return isThrough(failed, nowMs) ? null : nextProbeAt(failed.tries - 1, nowMs, random);
 }
 
 /** When an endpoint that has failed `probes` looks is looked at again. */

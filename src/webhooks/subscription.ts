@@ -49,7 +49,7 @@ export async function runSubscription(
       s.loop.isStale = true;
       if (next === null) s.loop.phase = s.loop.phase === 'running' ? 'deleted' : s.loop.phase;
       // What the worker decided itself is newer than a read model that is behind.
-      else if (next.revision >= s.settings.row.revision) takeOver(s, next, deps.policy);
+      else if (next.revision >= s.settings.row.revision) takeOver(s, next, deps);
       s.settings.secrets = secrets;
       s.loop.waker.wake();
     },

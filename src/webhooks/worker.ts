@@ -54,8 +54,7 @@ export async function startWorker(deps: WorkerDeps): Promise<Worker> {
       },
       async onChanges(position) {
         await known(position);
-        for (const id of owned.keys()) await claims.changed(id);
-        await claims.claim();
+        await claims.changedAll();
       },
     },
     head,
@@ -86,6 +85,8 @@ export async function startWorker(deps: WorkerDeps): Promise<Worker> {
 type Claims = Readonly<{
   claim: () => Promise<void>;
   changed: (id: number) => Promise<void>;
+  /** Any of them may have been changed, or others have come. */
+  changedAll: () => Promise<void>;
   /** Resolves when nothing is being claimed. */
   idle: () => Promise<void>;
 }>;
@@ -119,19 +120,19 @@ function openClaims(
     void one.ended.then(() => {
       if (owned.get(row.id) === one) owned.delete(row.id);
     });
-    // Changed while it was being read. If it was given back, the next turn takes it again.
+    // Changed while it was being read.
     await reload(one);
   }
 
-  /** False when it was given back, to be begun anew in another order. */
-  async function reload(one: Subscription): Promise<boolean> {
+  /**
+   * Lets it know how it is set. Another ordering ends it, to be begun anew: what is under way may take its time, for
+   * which only who has asked waits, since all others wait for the tail.
+   */
+  async function reload(one: Subscription): Promise<Readonly<{ ending: Promise<void> | null }>> {
     const row = await findWebhook(deps.pool, one.id);
-    if (row !== null && row.ordering !== one.ordering) {
-      await one.stop();
-      return false;
-    }
     one.reload(row, row === null ? NO_SECRETS : await deps.secretsOf(one.id));
-    return true;
+    if (row === null || row.ordering === one.ordering) return { ending: null };
+    return { ending: one.stop().then(claim) };
   }
 
   /** One after the other: two at once would count each other's as free. */
@@ -143,7 +144,12 @@ function openClaims(
     claim,
     async changed(id) {
       const one = owned.get(id);
-      if (one === undefined || !(await reload(one))) await claim();
+      if (one === undefined) await claim();
+      else await (await reload(one)).ending;
+    },
+    async changedAll() {
+      for (const one of [...owned.values()]) await reload(one);
+      await claim();
     },
     idle: () => claiming.catch(() => undefined),
   };

@@ -23,7 +23,7 @@ describe('the wait before the next try', () => {
         fc.integer({ min: 1, max: RETRY_SECONDS.length }),
         fc.double({ min: 0, max: 1, maxExcluded: true, noNaN: true }),
         (tries, chance) => {
-          const wait = (nextTryAt(tries, NOW, () => chance) ?? 0) - NOW;
+          const wait = (nextTryAt({ tries, sinceMs: NOW }, NOW, () => chance) ?? 0) - NOW;
           const base = (RETRY_SECONDS[tries - 1] ?? 0) * 1_000;
           expect(wait).toBeGreaterThanOrEqual(base);
           expect(wait).toBeLessThanOrEqual(base * 1.2);
@@ -31,9 +31,14 @@ describe('the wait before the next try', () => {
       ),
     ));
 
-  it('ends after the last', () => {
-    expect(nextTryAt(RETRY_SECONDS.length, NOW, () => 0)).not.toBeNull();
-    expect(nextTryAt(RETRY_SECONDS.length + 1, NOW, () => 0)).toBeNull();
+  it('ends after the last, when the whole time is over', () => {
+    const sinceMs = NOW - 75.7 * 3_600_000;
+    const last = RETRY_SECONDS.length;
+    expect(nextTryAt({ tries: last, sinceMs }, NOW, () => 0)).not.toBeNull();
+    expect(nextTryAt({ tries: last + 1, sinceMs }, NOW, () => 0)).toBeNull();
+    // Many tries in a short time, as another ordering has them: then once a day.
+    const early = { tries: last + 1, sinceMs: NOW - 3_600_000 };
+    expect(nextTryAt(early, NOW, () => 0)).toBe(NOW + DAY);
   });
 
   it('stays at a quarter of an hour for an endpoint that is down, however long', () => {

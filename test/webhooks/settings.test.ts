@@ -6,7 +6,10 @@ import { createGate, createLane, toItem } from '../../src/webhooks/lane.ts';
 import type { Running } from '../../src/webhooks/running.ts';
 import { takeOver } from '../../src/webhooks/settings.ts';
 
-const POLICY = { addresses: addressPolicy([]), allowHttp: false };
+const DEPS = {
+  policy: { addresses: addressPolicy([]), allowHttp: false },
+  clock: { now: () => new Date(0), nowMs: () => 0 },
+};
 const ROW = { url: 'https://hooks.example.com/', status: 'active', epochs: [] };
 
 /** A subscription in strict order that has read events at 1 to `count`, of which the first was tried and waits. */
@@ -28,7 +31,15 @@ function runningWith(count: number): Running {
     if (item.state === 'waiting') live.again.push(item);
   }
   const endpoint = { breaker: CLOSED, quietUntilMs: 0 };
-  return { live, gate, endpoint, settings: { row: ROW } } as unknown as Running;
+  const retries = { byPosition: new Map(), marked: [], parked: 0 };
+  return {
+    live,
+    gate,
+    endpoint,
+    retries,
+    ordering: 'strict',
+    settings: { row: ROW },
+  } as unknown as Running;
 }
 
 const skipTo = (after: bigint) =>
@@ -40,13 +51,13 @@ const skipTo = (after: bigint) =>
 describe('what a new setting says is to be left out', () => {
   it('is left out with what waits for it: none of it is begun', () => {
     const s = runningWith(6);
-    takeOver(s, skipTo(6n), POLICY);
+    takeOver(s, skipTo(6n), DEPS);
     expect([s.live.items, s.live.again, s.live.ready, s.live.fresh]).toEqual([[], [], [], []]);
   });
 
   it('lets go what waits for it and is not left out', () => {
     const s = runningWith(6);
-    takeOver(s, skipTo(4n), POLICY);
+    takeOver(s, skipTo(4n), DEPS);
     expect(s.live.items.map(({ position }) => position)).toEqual([5n, 6n]);
     expect(s.live.ready.map(({ position }) => position)).toEqual([5n]);
   });

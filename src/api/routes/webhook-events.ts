@@ -48,8 +48,9 @@ const events = route({
     'For a receiver that cannot be posted to, or wants to know what it missed: the same ids and, element for ' +
     'element, the same bytes as on the wire, whether they were delivered or not. Begins where the subscription ' +
     'does; events of before that, which `after` reaches, have no `sequence`. Poll with the last `X-Next-Cursor`: ' +
-    'it never expires, and no event can ever appear behind it. Reading changes nothing: deliveries go on as ' +
-    'they were, also of a webhook that is paused, so one that is only to be read is made with `enabled: false`.',
+    'no event can ever appear behind it, and it is good as long as the log holds what lies behind it. A page may be ' +
+    'empty and say `X-Has-More: true`, where little matched within five seconds. Reading moves no delivery; ' +
+    'a webhook that is to be read alone is made with `enabled: false`.',
   permission: read,
   params: WebhookParams,
   query: EventsQuery,
