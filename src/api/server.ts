@@ -9,8 +9,9 @@ import { DomainError } from '../domain/errors.ts';
 import { hasKeyInUrl } from './authenticate.ts';
 import { type ClientAddress, clientAddressOf } from './client-address.ts';
 import type { Context } from './context.ts';
+import { beginExchange, type Exchange } from './exchange.ts';
 import { BASE_PATH } from './paths.ts';
-import { beginExchange, type Exchange, runRoute, sendError } from './pipeline.ts';
+import { runRoute, sendError } from './pipeline.ts';
 import type { AnyRoute, Method } from './route.ts';
 
 const LIMITS = {
