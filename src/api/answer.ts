@@ -1,6 +1,6 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { CSV_CONTENT_TYPE, csvOf, wantsCsv } from './csv.ts';
-import { type Envelope, sendEnvelope, sendText } from './envelope.ts';
+import { type Envelope, JSON_TYPE, textOf } from './envelope.ts';
 import { addHeader } from './headers.ts';
 import type { KeptAnswer } from './idempotency.ts';
 import type { Answer, AnyRoute } from './route.ts';
@@ -9,10 +9,7 @@ import type { Answer, AnyRoute } from './route.ts';
 type DataAnswer = Extract<Answer<unknown>, { data: unknown }>;
 
 /** What a handler's answer says on the wire: its own status and message, or its route's. */
-export function toEnvelope(
-  route: AnyRoute,
-  answer: DataAnswer,
-): { status: number; envelope: Envelope } {
+function toEnvelope(route: AnyRoute, answer: DataAnswer): { status: number; envelope: Envelope } {
   const status = answer.status ?? route.status ?? 200;
   const message = answer.message ?? route.message ?? 'OK';
   const { data, dataText } = answer;
@@ -26,20 +23,17 @@ export const headersOf = ({ revision, headers }: DataAnswer): Readonly<Record<st
   ...headers,
 });
 
-type Open = Readonly<{ request: IncomingMessage; response: ServerResponse }>;
-
-/** Ends the response with the envelope, or with a list as the table that was asked for. */
-export function sendData(
+/** What goes out: the text as it is, a list as the table that was asked for, other data in the envelope. */
+export function toText(
   route: AnyRoute,
-  { request, response }: Open,
-  answer: Readonly<{ status: number; envelope: Envelope }>,
-): void {
-  const { status, envelope } = answer;
-  if (!wantsCsv(route, request)) sendEnvelope(request, response, status, envelope);
-  else {
-    const text = csvOf(route, envelope.data as readonly unknown[]);
-    sendText(request, response, status, { text, contentType: CSV_CONTENT_TYPE });
-  }
+  request: IncomingMessage,
+  answer: Exclude<Answer<unknown>, 'streamed'>,
+): Readonly<{ status: number; text: string; contentType: string }> {
+  if ('text' in answer) return { status: 200, ...answer };
+  const { status, envelope } = toEnvelope(route, answer);
+  if (!wantsCsv(route, request)) return { status, text: textOf(envelope), contentType: JSON_TYPE };
+  const text = csvOf(route, envelope.data as readonly unknown[]);
+  return { status, text, contentType: CSV_CONTENT_TYPE };
 }
 
 export function setHeaders(

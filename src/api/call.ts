@@ -7,6 +7,7 @@ import { withoutApiKeys } from '../secrets.ts';
 import type { Context } from './context.ts';
 import type { Exchange } from './exchange.ts';
 import { invalid } from './input.ts';
+import { revisionIn } from './revalidation.ts';
 import type { Call } from './route.ts';
 
 /** The route's own schemas have made its input, so its handler's types hold. */
@@ -60,9 +61,7 @@ export function actorOf({ key, isIngest }: Exchange): EventMeta['actor'] {
 function parseIfMatch(request: IncomingMessage): bigint | null {
   const header = request.headers['if-match'];
   if (header === undefined || header === '*') return null;
-  const revision = /^"(\d{1,18})"$/.exec(header)?.[1];
-  if (revision === undefined) {
-    throw invalid([{ path: 'If-Match', message: 'must be one ETag as it was answered' }]);
-  }
-  return BigInt(revision);
+  const revision = revisionIn(header);
+  if (revision !== null) return revision;
+  throw invalid([{ path: 'If-Match', message: 'must be one ETag as it was answered' }]);
 }

@@ -4,7 +4,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import { createRequire } from 'node:module';
 import { gzipSync } from 'node:zlib';
 import { acceptsGzip } from './accept.ts';
-import { namesTag } from './revalidation.ts';
+import { isUnchanged } from './revalidation.ts';
 
 // Addresses are relative, so that the page also works below a proxy's prefix. The empty icon keeps a browser
 // from asking for one.
@@ -103,8 +103,7 @@ export function sendDocsFile(
   response.setHeader('Vary', 'Accept-Encoding');
   // Kept, but asked about each time: names stay the same in the next release.
   response.setHeader('Cache-Control', 'no-cache');
-  // What cannot be read is no reason to keep the page from anybody.
-  if (namesTag(request.headers['if-none-match'] ?? '', tag) === true) {
+  if (isUnchanged(request, tag)) {
     response.statusCode = 304;
     response.end();
     return true;

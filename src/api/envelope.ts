@@ -22,19 +22,21 @@ export function sendEnvelope(
   request: IncomingMessage,
   response: ServerResponse,
   status: number,
-  { data, error, message, dataText }: Envelope,
+  envelope: Envelope,
 ): void {
-  const text =
-    dataText === undefined
-      ? JSON.stringify({ data, error, message })
-      : `{"data":${dataText},"error":null,"message":${JSON.stringify(message)}}`;
-  sendText(request, response, status, { text, contentType: JSON_TYPE });
+  sendText(request, response, status, { text: textOf(envelope), contentType: JSON_TYPE });
 }
+
+/** An envelope as JSON. */
+export const textOf = ({ data, error, message, dataText }: Envelope): string =>
+  dataText === undefined
+    ? JSON.stringify({ data, error, message })
+    : `{"data":${dataText},"error":null,"message":${JSON.stringify(message)}}`;
 
 const isLong = (text: string): boolean => text.length >= GZIP_BYTES_MIN;
 
 /** Whether a text goes out packed: its client takes that, and it is worth it. */
-export const isGzipped = (request: IncomingMessage, text: string): boolean =>
+const isGzipped = (request: IncomingMessage, text: string): boolean =>
   isLong(text) && acceptsGzip(request);
 
 /** Ends the response with a text; a 304 with the headers of its 200 alone (RFC 9110 15.4.5). */

@@ -11,6 +11,7 @@ import { describeDeprecation } from './deprecation.ts';
 import { STATUS } from './error-status.ts';
 import { registerWebhooks } from './openapi-webhooks.ts';
 import { BASE_PATH } from './paths.ts';
+import { isTagged } from './revalidation.ts';
 import type { AnyRoute } from './route.ts';
 import { z } from './zod.ts';
 
@@ -75,7 +76,8 @@ Backend of a mail-security gateway: every change is an event, and the audit log 
 Every JSON answer is an envelope of exactly \`data\`, \`error\` and \`message\`; \`error\` is null or a stable code.
 Times are RFC 3339 in UTC, 64-bit values are strings. Requests carry \`X-API-Key\`; answers carry \`X-Request-Id\`,
 \`RateLimit\` and \`RateLimit-Policy\`. POST takes \`Idempotency-Key\`: for 24 hours the first answer is given again.
-GET answers to HEAD as well; gzip is used where it is accepted. Headers of more than 64 KiB are refused with 431.`;
+GET answers to HEAD as well; with the \`ETag\` of a read as \`If-None-Match\` it is 304 while nothing else would be
+shown; gzip is used where it is accepted. Headers of more than 64 KiB are refused with 431.`;
 
 const TAGS: Readonly<Record<string, string>> = {
   'API keys': 'Who may call, how often, and since when.',
@@ -179,7 +181,7 @@ function headerParameters(route: AnyRoute): z.ZodObject | null {
       .optional()
       .openapi({ description: 'The `ETag` you last saw; 412 if it changed since.' });
   }
-  if (route.revalidated) {
+  if (isTagged(route)) {
     headers['If-None-Match'] = z
       .string()
       .optional()
@@ -209,7 +211,7 @@ function responsesOf(route: AnyRoute): Record<string, ResponseConfig> {
   const headers = z.object(
     Object.fromEntries(
       Object.entries({
-        ...(route.revalidated
+        ...(isTagged(route)
           ? { ETag: 'Pass as `If-None-Match` to be told of changes alone.' }
           : {}),
         ...route.responseHeaders,
@@ -237,7 +239,7 @@ function responsesOf(route: AnyRoute): Record<string, ResponseConfig> {
   if (route.takesIngestPassword === true) {
     responses['200'] = { ...success, description: 'The same, for the ingest password.' };
   }
-  if (route.revalidated) {
+  if (isTagged(route)) {
     responses['304'] = { description: 'It is as `If-None-Match` says; there is no body.', headers };
   }
   for (const [code, codes] of refusalsOf(route)) {

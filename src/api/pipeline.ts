@@ -3,7 +3,7 @@ import type { DomainError } from '../domain/errors.ts';
 import { subjectOf } from '../eventlog/eventlog.ts';
 import { isConnectionError, unavailable } from '../eventlog/unavailable.ts';
 import { requireAcceptable } from './accept.ts';
-import { headersOf, sendData, setHeaders, toEnvelope, toKept } from './answer.ts';
+import { headersOf, setHeaders, toKept, toText } from './answer.ts';
 import { hasBody, readBody, takeIn } from './body.ts';
 import { type AnyCall, actorOf, toCall } from './call.ts';
 import type { Context } from './context.ts';
@@ -14,7 +14,7 @@ import type { Exchange } from './exchange.ts';
 import { idempotent } from './idempotency.ts';
 import { parseInput, parseQuery } from './input.ts';
 import { permit } from './permit.ts';
-import { statusFor, tagOf } from './revalidation.ts';
+import { requireReadableTags, revalidate } from './revalidation.ts';
 import type { Answer, AnyRoute, Taken } from './route.ts';
 import type { Outcome } from './use-windows.ts';
 
@@ -32,6 +32,7 @@ export async function runRoute(
   try {
     permit(context, route, exchange);
     requireAcceptable(route, request);
+    if (route.method === 'get') requireReadableTags(request);
     const input = parseInput(route, {
       params,
       query: parseQuery(request),
@@ -41,7 +42,7 @@ export async function runRoute(
     const call = toCall(context, exchange, { ...input, taken: taken?.body });
     const told = taken?.fingerprint ?? call.body;
     if (route.method === 'post') await runIdempotently(context, route, exchange, { call, told });
-    else await sendAnswer(context, route, exchange, await route.handle(context, call));
+    else sendAnswer(context, route, exchange, await route.handle(context, call));
   } catch (error) {
     sendError(context, exchange, error);
   } finally {
@@ -106,7 +107,7 @@ async function runIdempotently(
     const answer = await route.handle(context, { ...call, commandId: use.commandId });
     const kept = toKept(route, answer);
     if (kept !== null) await use.keep(kept);
-    await sendAnswer(context, route, exchange, answer);
+    sendAnswer(context, route, exchange, answer);
   } catch (error) {
     const { status, envelope } = describeError(isConnectionError(error) ? unavailable() : error);
     await use.keep({ status, headers: {}, envelope, subject: null }).catch(() => undefined);
@@ -116,30 +117,25 @@ async function runIdempotently(
   }
 }
 
-async function sendAnswer(
+function sendAnswer(
   context: Context,
   route: AnyRoute,
   exchange: Exchange,
   answer: Answer<unknown>,
-): Promise<void> {
+): void {
   const { request, response } = exchange;
   if (answer === 'streamed') {
     countUse(context, exchange, 200);
     return;
   }
-  if ('text' in answer) {
-    if (route.revalidated) response.setHeader('ETag', tagOf(request, answer.text));
-    const textStatus = statusFor(route, exchange, answer.status ?? 200);
-    countUse(context, exchange, textStatus);
-    sendText(request, response, textStatus, answer);
-    return;
-  }
-  const { status: whole, envelope } = toEnvelope(route, answer);
-  if (context.validateReplies && whole < 300) route.reply.parse(envelope.data);
-  setHeaders(response, headersOf(answer));
-  const status = statusFor(route, exchange, whole);
+  const shown = toText(route, request, answer);
+  const data = 'data' in answer ? answer : null;
+  if (context.validateReplies && data !== null && shown.status < 300) route.reply.parse(data.data);
+  if (data !== null) setHeaders(response, headersOf(data));
+  const revision = data?.revision ?? null;
+  const status = revalidate(route, exchange, { ...shown, revision });
   countUse(context, exchange, status);
-  sendData(route, exchange, { status, envelope });
+  sendText(request, response, status, shown);
 }
 
 /** Counted before the answer leaves, so that whoever has the answer finds the use counted. */

@@ -116,11 +116,12 @@ export type Route<
   /** Changes under `If-Match`. */
   conditional?: true;
   /**
-   * `If-None-Match` is honoured, with 304: what is answered to one caller changes only with its `ETag`. Not so what shows
-   * use, limits or the clock (keys, webhooks): there the `ETag` is the revision, for `If-Match` alone, and a 304
-   * would hold back what did change.
+   * What is shown to one caller changes only with its revision, which is the whole `ETag` then. Not so what shows use,
+   * limits or the clock (keys, webhooks): there a 304 by revision alone would hold back what did change.
    */
-  revalidated?: true;
+  changesWithRevision?: true;
+  /** A read without an `ETag`: its answer is sent while it is read. */
+  untagged?: true;
   /** Requests that are summed per hour instead of per minute, so that a poller does not feed itself. */
   isAuditRead?: true;
   example?: Readonly<{ params?: object; query?: object; headers?: object; body?: unknown }>;

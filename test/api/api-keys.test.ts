@@ -261,12 +261,12 @@ describe('GET /auth/api-keys', () => {
 });
 
 describe('GET /auth/api-keys/{id}', () => {
-  it('200: shows what the list shows, with its revision as ETag', async () => {
+  it('200: shows what the list shows, with its revision in the ETag', async () => {
     const { id } = await t.createKey({ name: 'one' });
     const reply = await t.send('GET', `/auth/api-keys/${id}`);
     const list = await t.send('GET', '/auth/api-keys');
     expect(reply.body.data).toEqual(list.body.data[0]);
-    expect(reply.headers.get('etag')).toBe('"0"');
+    expect(reply.headers.get('etag')).toMatch(/^"0-/);
   });
 
   it('404: a key that never was, or was deleted', async () => {

@@ -395,7 +395,7 @@ function askForNothing(route: AnyRoute, key: string): Promise<Reply> {
 async function expectUntouched({ domain, key, filter }: Target): Promise<void> {
   expect((await t.send('GET', `/sender-filters/${filter.id}`)).status).toBe(200);
   expect((await t.send('GET', `/domains/${domain.id}`)).headers.get('etag')).toBe('"0"');
-  expect((await t.send('GET', `/auth/api-keys/${key.id}`)).headers.get('etag')).toBe('"0"');
+  expect((await t.send('GET', `/auth/api-keys/${key.id}`)).headers.get('etag')).toMatch(/^"0-/);
 }
 
 describe('401 (6.3.8, 14.2.1)', () => {

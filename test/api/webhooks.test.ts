@@ -397,7 +397,7 @@ describe('GET /webhooks/{id}', () => {
     const { secret, ...rest } = await held({ description: 'x' });
     const reply = await t.send('GET', `/webhooks/${rest.id}`, { key: reader });
     expect(reply.body).toEqual({ data: rest, error: null, message: 'OK' });
-    expect(reply.headers.get('etag')).toBe('"0"');
+    expect(reply.headers.get('etag')).toMatch(/^"0-/);
     expect(reply.text).not.toContain(secret);
   });
 

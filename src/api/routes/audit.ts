@@ -56,6 +56,7 @@ const listAuditLogs = route({
   produces: { [NDJSON]: 'One line of JSON per event, then a trailer.' },
   isAuditRead: true,
   responseHeaders: {
+    ETag: 'Of a page: pass as `If-None-Match` to be told of changes alone. An export has none.',
     'X-Next-Cursor': 'Where to go on, on every page.',
     'X-Has-More': '`true` while more is there already.',
     'X-Sealed-Through': 'Every event recorded before this instant is visible for good.',

@@ -131,7 +131,7 @@ const getDomain = route({
   permission: read,
   params: Params,
   reply: MailDomainView,
-  revalidated: true,
+  changesWithRevision: true,
   errors: ['not_found'],
   async handle(context, { params, principal }) {
     const row = await findVisible(context, principal, params.id);

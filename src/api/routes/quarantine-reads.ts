@@ -34,7 +34,7 @@ const getMessage = route({
   summary: 'Show one held message.',
   permission: read,
   reply: QuarantineItem,
-  revalidated: true,
+  changesWithRevision: true,
   errors: ['not_found'],
   async handle(context, { params, principal }) {
     const row = await findVisibleMessage(context, principal, params);
@@ -51,6 +51,7 @@ const bodies = atBothPaths('body', (at) =>
     summary: 'Download the raw message. The download is an event.',
     permission: read,
     reply: z.null(),
+    untagged: true,
     produces: { 'message/rfc822': 'The message, byte for byte as it was handed in.' },
     errors: ['not_found', 'foreign_recipients', 'content_gone'],
     async handle(context, call) {

@@ -136,7 +136,7 @@ const getFilter = route({
   permission: read,
   params: Params,
   reply: SenderFilterView,
-  revalidated: true,
+  changesWithRevision: true,
   errors: ['not_found'],
   async handle(context, { params, principal }) {
     const row = await findVisible(context, principal, params.id);

@@ -101,7 +101,6 @@ export const serviceRoutes = (all: () => readonly AnyRoute[]): readonly AnyRoute
     summary: 'This contract, as OpenAPI 3.1 in YAML.',
     permission: everybody,
     reply: z.null(),
-    revalidated: true,
     produces: { 'application/yaml': 'The OpenAPI document.' },
     errors: [],
     handle: async () => ({
@@ -117,7 +116,6 @@ export const serviceRoutes = (all: () => readonly AnyRoute[]): readonly AnyRoute
     summary: 'This contract, as OpenAPI 3.1 in JSON; the document itself, without the envelope.',
     permission: everybody,
     reply: z.null(),
-    revalidated: true,
     errors: [],
     handle: async () => ({
       text: openapiJson(all()),
