@@ -7,7 +7,7 @@ import { mailDomainStream, normaliseMailDomainName } from '../projections/mail-d
 import type { Context } from './context.ts';
 import type { Bound } from './cursor.ts';
 import { invalid } from './input.ts';
-import { LogCursor, PositionText, SearchText, Timestamp } from './schemas.ts';
+import { inOrder, LogCursor, PositionText, SearchText, Timestamp } from './schemas.ts';
 import { z } from './zod.ts';
 
 const LIST_MAX = 50;
@@ -24,7 +24,7 @@ const listOf = (pattern: RegExp, what: string) =>
 const reference = listOf(/^[a-z_]{1,64}:[^,]{1,200}$/, 'type:id, or several with commas');
 const typeName = listOf(/^[a-z_]{1,64}$/, 'a type, or several with commas');
 
-export const AuditQuery = z.strictObject({
+const Parameters = z.strictObject({
   from: Timestamp.optional().openapi({ description: 'Recorded at or after.' }),
   to: Timestamp.optional().openapi({ description: 'Recorded before.' }),
   occurred_from: Timestamp.optional().openapi({
@@ -77,6 +77,13 @@ export const AuditQuery = z.strictObject({
     .default('readable')
     .openapi({ description: 'Names and values in place, or the committed bytes.' }),
 });
+
+export const AuditQuery = Parameters.superRefine(inOrder('from', 'to')).superRefine(
+  inOrder('occurred_from', 'occurred_to'),
+);
+
+/** In what form one line is read. */
+export const AuditLineQuery = Parameters.pick({ form: true });
 
 export type AuditQueryInput = z.output<typeof AuditQuery>;
 

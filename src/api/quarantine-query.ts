@@ -13,7 +13,7 @@ import { term } from '../projections/quarantine-terms.ts';
 import type { Context } from './context.ts';
 import { invalid } from './input.ts';
 import { findMailDomainId } from './mail-domain-name.ts';
-import { ListQuery, Text, Timestamp } from './schemas.ts';
+import { inOrder, ListQuery, Text, Timestamp } from './schemas.ts';
 import { z } from './zod.ts';
 
 const OFFSET_MAX = 10_000;
@@ -69,9 +69,9 @@ const filters = {
 } as const;
 
 /** What bulk actions take too; names and meanings are those of the list. */
-export const QuarantineFilter = z.strictObject(filters);
+export const QuarantineFilter = inRanges(z.strictObject(filters));
 
-export const QuarantineQuery = z.strictObject({
+const listQuery = z.strictObject({
   ...filters,
   limit: ListQuery.shape.limit,
   cursor: z
@@ -95,11 +95,19 @@ export const QuarantineQuery = z.strictObject({
     }),
 });
 
+export const QuarantineQuery = inRanges(listQuery);
+
 /** How much a search looks at before it answers with what it has. */
 export const SCAN_BUDGET =
   `Domain, sender, recipient, symbol, reason, node and state are indexed. What else narrows the search is ` +
   `checked per message: after ${SCAN_MESSAGES_MAX} messages or ${SCAN_BUDGET_MS / 1_000} s the answer is ` +
   'what was found, `X-Has-More: true` and a cursor that goes on behind what was looked at.';
+
+function inRanges<Schema extends z.ZodObject>(schema: Schema): Schema {
+  return schema
+    .superRefine(inOrder('since', 'until'))
+    .superRefine(inOrder('min_score', 'max_score'));
+}
 
 export const placeText = ({ arrivedAt, id }: ListPlace): string => `m${arrivedAt}_${id}`;
 

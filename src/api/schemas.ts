@@ -78,6 +78,21 @@ function normaliseTimestamp(text: string): string | null {
   return `${new Date(millis).toISOString().slice(0, 19)}.${fraction}Z`;
 }
 
+/**
+ * Refuses a range that ends before it begins, which would match nothing for ever and looks like an answer. A range
+ * of one point is fine: a poller that has caught up asks for it.
+ */
+export const inOrder =
+  <First extends string, Last extends string>(first: First, last: Last) =>
+  <Value extends string | number>(
+    given: Readonly<Partial<Record<First | Last, Value | undefined>>>,
+    context: z.RefinementCtx,
+  ): void => {
+    const [from, to] = [given[first], given[last]];
+    if (from === undefined || to === undefined || from <= to) return;
+    context.addIssue({ code: 'custom', path: [last], message: `must not be before ${first}` });
+  };
+
 export const ScopeName = z.enum(SCOPES).openapi('Scope');
 
 export const ListQuery = z.strictObject({

@@ -214,7 +214,6 @@ describe('GET /audit/logs', () => {
     expect(positionsOf(await read(`from=${from}&to=${to}`))).toEqual(positionsOf(within(from, to)));
     expect(positionsOf(await read(`from=${to}`))).toEqual(positionsOf(within(to, '9')));
     expect(await read(`from=${from}&to=${from}`)).toEqual([]);
-    expect(await read(`from=${to}&to=${from}`)).toEqual([]);
     const local = new Date(Date.parse(`${from.slice(0, 19)}Z`) + 7_200_000)
       .toISOString()
       .slice(0, 19);

@@ -194,11 +194,40 @@ describe('members', () => {
     }
   });
 
-  it('an activity that ends before it begins', async () => {
-    const range = 'from=2027-01-02T00:00:00Z&to=2027-01-01T00:00:00Z';
-    const reply = await t.send('GET', `/auth/api-keys/${target.key}/activity?${range}`);
-    await expectRefused(reply, 400);
-    expect(reply.body.data.issues).toEqual([{ path: 'to', message: 'must be later than from' }]);
+  it.each([
+    ['/auth/api-keys/1/activity', 'from', 'to'],
+    ['/audit/logs', 'from', 'to'],
+    ['/audit/logs', 'occurred_from', 'occurred_to'],
+    ['/mail/quarantine', 'since', 'until'],
+    ['/mail/quarantine', 'min_score', 'max_score'],
+  ])('%s?%s=&%s= the wrong way round, and not one point', async (path, first, last) => {
+    const [low, high] = first.endsWith('score')
+      ? ['-1.5', '10']
+      : ['2027-01-01T23:30:00Z', '2027-01-02T00:00:00Z'];
+    for (const Accept of ['application/json', 'text/csv', '*/*']) {
+      const headers = { Accept };
+      const reply = await t.send('GET', `${path}?${first}=${high}&${last}=${low}`, { headers });
+      if (Accept === 'text/csv' && reply.status === 406) continue;
+      await expectRefused(reply, 400);
+      const issue = { path: last, message: `must not be before ${first}` };
+      expect(reply.body.data.issues).toEqual([issue]);
+    }
+    expect((await t.send('GET', `${path}?${first}=${low}&${last}=${low}`)).status).toBe(200);
+    expect((await t.send('GET', `${path}?${first}=${low}&${last}=${high}`)).status).toBe(200);
+  });
+
+  it('a bulk filter whose range is the wrong way round', async () => {
+    const ranges = [
+      ['min_score', 'max_score', { min_score: 10, max_score: 9.5 }],
+      ['since', 'until', { since: '2027-01-02T00:00:00Z', until: '2027-01-01T00:00:00Z' }],
+    ] as const;
+    for (const [first, last, filter] of ranges) {
+      const body = { action: 'discard', filter };
+      const reply = await t.send('POST', '/mail/quarantine/bulk', { body });
+      await expectRefused(reply, 400);
+      const issue = { path: `filter.${last}`, message: `must not be before ${first}` };
+      expect(reply.body.data.issues).toEqual([issue]);
+    }
   });
 
   it.each<[string, string, object, string, RegExp]>([

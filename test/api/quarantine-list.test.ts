@@ -100,7 +100,7 @@ const TABLE: readonly (readonly [query: string, subjects: string])[] = [
   [`since=${at(4)}`, 'Zeta Delta'],
   [`until=${at(4)}`, 'Gamma Beta Alpha'],
   [`since=${at(2)}&until=${at(4)}`, 'Gamma Beta'],
-  [`since=${at(4)}&until=${at(2)}`, ''],
+  [`since=${at(4)}&until=${at(4)}`, ''],
   ['min_score=10', 'Gamma Beta'],
   ['max_score=10', 'Zeta Beta Alpha'],
   ['max_score=-2.5', 'Zeta'],

@@ -11,7 +11,7 @@ import {
 import type { Context } from '../context.ts';
 import { findVisibleKey } from '../key-access.ts';
 import { route } from '../route.ts';
-import { Id, Instant, Timestamp } from '../schemas.ts';
+import { Id, Instant, inOrder, Timestamp } from '../schemas.ts';
 import { z } from '../zod.ts';
 import { KeyParams } from './api-keys.ts';
 
@@ -41,10 +41,7 @@ export const keyActivity = route({
   params: KeyParams,
   query: z
     .strictObject({ from: Timestamp.optional(), to: Timestamp.optional() })
-    .refine(({ from = '', to }) => to === undefined || from < to, {
-      path: ['to'],
-      message: 'must be later than from',
-    }),
+    .superRefine(inOrder('from', 'to')),
   reply: z
     .object({
       key_id: Id,

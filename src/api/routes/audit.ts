@@ -6,7 +6,13 @@ import { preferredType } from '../accept.ts';
 import { sealedThrough, streamExport } from '../audit-export.ts';
 import { AuditLineView } from '../audit-line-view.ts';
 import { behind, gather, renderEvents } from '../audit-page.ts';
-import { AuditQuery, requireEvidence, resolveReading, viewerOf } from '../audit-query.ts';
+import {
+  AuditLineQuery,
+  AuditQuery,
+  requireEvidence,
+  resolveReading,
+  viewerOf,
+} from '../audit-query.ts';
 import type { Context } from '../context.ts';
 import { CSV } from '../csv.ts';
 import { invalid } from '../input.ts';
@@ -115,7 +121,7 @@ const getAuditLog = route({
   summary: 'Read one event by its position.',
   permission: read,
   params: z.strictObject({ position: PositionText }),
-  query: AuditQuery.pick({ form: true }),
+  query: AuditLineQuery,
   reply: Line,
   isAuditRead: true,
   errors: ['not_found'],
