@@ -2,10 +2,10 @@ import { once } from 'node:events';
 import type { ServerResponse } from 'node:http';
 import { constants, createGzip } from 'node:zlib';
 import { DomainError } from '../domain/errors.ts';
-import type { Position, StoredEvent } from '../eventlog/eventlog.ts';
+import type { Position } from '../eventlog/eventlog.ts';
 import { toEvidence } from '../eventlog/evidence.ts';
 import { acceptsGzip } from './accept.ts';
-import { gather, renderTable, renderText, tableHead } from './audit-page.ts';
+import { gather, type Page, renderTable, renderText, tableHead } from './audit-page.ts';
 import type { AuditReading } from './audit-query.ts';
 import type { Context } from './context.ts';
 import { CSV_CONTENT_TYPE } from './csv.ts';
@@ -131,7 +131,7 @@ async function* batchesOf(
     }
     const take = Math.min(left, FILTERED_PAGE_LINES);
     const page = isWhole
-      ? await log.readSegment(after, until)
+      ? { ...(await log.readSegment(after, until)), lines: null }
       : await gather(log, { ...reading, after, until }, take);
     const { scannedTo, events } = page;
     if (reading.order === 'asc') after = scannedTo;
@@ -140,7 +140,7 @@ async function* batchesOf(
     const lines =
       form === 'evidence'
         ? toEvidence(events)
-        : await toReadable(context, reading, { events, layout });
+        : await toReadable(context, reading, { page, layout });
     yield { ...lines, scannedTo };
   }
 }
@@ -148,11 +148,12 @@ async function* batchesOf(
 async function toReadable(
   { log }: Context,
   { viewer }: AuditReading,
-  { events, layout }: Readonly<{ events: readonly StoredEvent[]; layout: Layout }>,
+  { page, layout }: Readonly<{ page: Page; layout: Layout }>,
 ): Promise<Omit<Batch, 'scannedTo'>> {
+  const { events } = page;
   const render = layout === 'csv' ? renderTable : renderText;
   return {
-    bytes: await render(log, events, viewer),
+    bytes: await render(log, page, viewer),
     count: events.length,
     first: events[0]?.position ?? null,
     last: events.at(-1)?.position ?? null,

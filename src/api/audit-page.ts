@@ -18,12 +18,15 @@ const SCAN_BUDGET_MS = 5_000;
 /** Events that a search looks through at a time. */
 const SEARCH_EVENTS = 1_000;
 
-export type Gathered = Readonly<{
-  events: readonly StoredEvent[];
-  /** Where to go on: behind it ascending, from it down descending. */
-  scannedTo: Position;
-  hasMore: boolean;
-}>;
+/** Events, with their lines where a search has had to make them; null without one. */
+export type Page = Readonly<{ events: readonly StoredEvent[]; lines: readonly AuditLine[] | null }>;
+
+type Gathered = Page &
+  Readonly<{
+    /** Where to go on: behind it ascending, from it down descending. */
+    scannedTo: Position;
+    hasMore: boolean;
+  }>;
 
 type Range = Pick<AuditReading, 'after' | 'until' | 'filter' | 'order' | 'search' | 'viewer'>;
 
@@ -34,23 +37,31 @@ type Range = Pick<AuditReading, 'after' | 'until' | 'filter' | 'order' | 'search
 export async function gather(log: EventLog, range: Range, limit: number): Promise<Gathered> {
   const deadline = performance.now() + SCAN_BUDGET_MS;
   const isUp = range.order === 'asc';
-  const events: StoredEvent[] = [];
+  const found: Found[] = [];
   let { after, until } = range;
-  while (after < until && events.length <= limit) {
+  while (after < until && found.length <= limit) {
     // One more than the page, to know whether another follows.
-    const wanted = range.search === null ? limit + 1 - events.length : SEARCH_EVENTS;
+    const wanted = range.search === null ? limit + 1 - found.length : SEARCH_EVENTS;
     const { filter, order } = range;
     const page = await log.readAll({ filter, order, after, until, limit: wanted });
-    for (const event of await pick(log, page.events, range)) events.push(event);
+    for (const one of await pick(log, page.events, range)) found.push(one);
     if (isUp) after = page.scannedTo;
     else until = page.scannedTo;
     if (performance.now() >= deadline) break;
   }
-  const last = events[limit - 1];
-  if (events.length > limit && last !== undefined) {
-    return { events: events.slice(0, limit), scannedTo: behind(last, isUp), hasMore: true };
+  const last = found[limit - 1];
+  if (found.length > limit && last !== undefined) {
+    return { ...toPage(found.slice(0, limit)), scannedTo: behind(last.event, isUp), hasMore: true };
   }
-  return { events, scannedTo: isUp ? after : until, hasMore: after < until };
+  return { ...toPage(found), scannedTo: isUp ? after : until, hasMore: after < until };
+}
+
+type Found = Readonly<{ event: StoredEvent; line: AuditLine | null }>;
+
+function toPage(found: readonly Found[]): Page {
+  const lines = found.flatMap(({ line }) => line ?? []);
+  const events = found.map(({ event }) => event);
+  return { events, lines: lines.length === events.length ? lines : null };
 }
 
 /** Where to go on behind a line. */
@@ -62,11 +73,21 @@ async function pick(
   log: EventLog,
   events: readonly StoredEvent[],
   { search, viewer }: Range,
-): Promise<readonly StoredEvent[]> {
-  if (search === null) return events;
+): Promise<readonly Found[]> {
+  if (search === null) return events.map((event) => ({ event, line: null }));
   const lines = await renderEvents(log, events, viewer);
-  return events.filter((_, index) => search(lines[index] as AuditLine));
+  return events.flatMap((event, index) => {
+    const line = lines[index] as AuditLine;
+    return search(line) ? [{ event, line }] : [];
+  });
 }
+
+/** A page as one reader sees it; what its search has rendered is not rendered again. */
+export const linesOf = async (
+  log: EventLog,
+  { events, lines }: Page,
+  viewer: Viewer,
+): Promise<readonly AuditLine[]> => lines ?? renderEvents(log, events, viewer);
 
 /** Events as one reader sees them, names looked up once for all. */
 export async function renderEvents(
@@ -84,12 +105,12 @@ export async function renderEvents(
 /** The same lines as NDJSON; ordinary ones are spliced from the stored text, for speed. */
 export async function renderText(
   log: EventLog,
-  events: readonly StoredEvent[],
+  { events, lines: known }: Page,
   viewer: Viewer,
 ): Promise<Buffer> {
-  const spliced = viewer === null ? await spliceAll(log, events) : [];
+  const spliced = viewer === null && known === null ? await spliceAll(log, events) : [];
   const left = events.filter((_, index) => (spliced[index] ?? null) === null);
-  const rendered = left.length === 0 ? [] : await renderEvents(log, left, viewer);
+  const rendered = left.length === 0 ? [] : (known ?? (await renderEvents(log, left, viewer)));
   const rest = rendered.map((line) => Buffer.from(`${JSON.stringify(line)}\n`)).values();
   const lines = events.map((_, index) => {
     const line = spliced[index] ?? rest.next().value;
@@ -115,12 +136,8 @@ async function spliceAll(
 const COLUMNS = columnsOf(AuditLineView.omit({ cursor: true }));
 
 /** The same lines as a table, without its head. */
-export async function renderTable(
-  log: EventLog,
-  events: readonly StoredEvent[],
-  viewer: Viewer,
-): Promise<Buffer> {
-  return Buffer.from(csvRows(COLUMNS, await renderEvents(log, events, viewer)));
+export async function renderTable(log: EventLog, page: Page, viewer: Viewer): Promise<Buffer> {
+  return Buffer.from(csvRows(COLUMNS, await linesOf(log, page, viewer)));
 }
 
 export const tableHead = (): Buffer => Buffer.from(csvHead(COLUMNS));

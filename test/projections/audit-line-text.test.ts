@@ -54,7 +54,7 @@ function splice(event: StoredEvent, names: Names = NAMES): string | null {
 
 /** Lines as text, and as the objects that JSON pages show. */
 async function renderBoth(events: readonly StoredEvent[], names: Names, viewer = null as never) {
-  const text = (await renderText(logOf(names), events, viewer)).toString();
+  const text = (await renderText(logOf(names), { events, lines: null }, viewer)).toString();
   const lines = await renderEvents(logOf(names), events, viewer);
   return {
     text,

@@ -5,7 +5,7 @@ import { evidenceText } from '../../eventlog/evidence.ts';
 import { preferredType } from '../accept.ts';
 import { sealedThrough, streamExport } from '../audit-export.ts';
 import { AuditLineView } from '../audit-line-view.ts';
-import { behind, gather, renderEvents } from '../audit-page.ts';
+import { behind, gather, linesOf, renderEvents } from '../audit-page.ts';
 import {
   AuditLineQuery,
   AuditQuery,
@@ -100,7 +100,7 @@ const listAuditLogs = route({
       const dataText = `[${page.events.map(evidenceText).join(',')}]`;
       return { data: checkable(context, page.events), dataText, headers };
     }
-    const lines = await renderEvents(context.log, page.events, reading.viewer);
+    const lines = await linesOf(context.log, page, reading.viewer);
     const isUp = reading.order === 'asc';
     const data = lines.map((line, index) => ({
       ...line,

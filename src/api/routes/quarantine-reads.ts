@@ -5,7 +5,7 @@ import { subjectOf } from '../../eventlog/eventlog.ts';
 import { toAppend } from '../../eventlog/handle-command.ts';
 import { PREVIEW_BYTES_MAX, previewMail } from '../../mail/mail-preview.ts';
 import { AuditLineView } from '../audit-line-view.ts';
-import { gather, renderEvents } from '../audit-page.ts';
+import { gather, linesOf } from '../audit-page.ts';
 import { viewerOf } from '../audit-query.ts';
 import type { Context } from '../context.ts';
 import {
@@ -104,7 +104,7 @@ const histories = atBothPaths('history', (at) =>
       const after = BigInt(query.cursor ?? 0);
       const range = { after, until, filter, order: 'asc', search: null, viewer } as const;
       const page = await gather(context.log, range, query.limit);
-      const lines = await renderEvents(context.log, page.events, viewer);
+      const lines = await linesOf(context.log, page, viewer);
       const last = page.events.at(-1)?.position ?? query.cursor ?? '0';
       const headers = { 'X-Next-Cursor': String(last), 'X-Has-More': String(page.hasMore) };
       return { data: lines as never, headers };
