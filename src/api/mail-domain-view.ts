@@ -1,6 +1,7 @@
-import { DIRECTIONS } from '../domain/mail-domain.ts';
-import type { MailDomainRow } from '../projections/mail-domains.ts';
+import { DIRECTIONS, type MailDomainSettings } from '../domain/mail-domain.ts';
+import { type MailDomainRow, normaliseMailDomainName } from '../projections/mail-domains.ts';
 import type { Context } from './context.ts';
+import { invalid } from './input.ts';
 import { Id, Instant, Text } from './schemas.ts';
 import { z } from './zod.ts';
 
@@ -56,6 +57,46 @@ export const MailDomainChanges = z.strictObject({
   created_at: z.string().optional(),
   updated_at: z.string().optional(),
 });
+
+export type MailDomainChange = z.output<typeof MailDomainChanges>;
+
+/** What a mail domain is made with, where its maker says nothing else. */
+export const DEFAULT_SETTINGS: MailDomainSettings = {
+  direction: 'inbound',
+  active: true,
+  quarantine_threshold: 12,
+  reject_threshold: 18,
+  dkim_active: false,
+  dmarc_reporting: false,
+  tenant_id: null,
+  quarantine_retention_days: 30,
+};
+
+/** Members that nobody can change may be sent as they are, so that a read object can be put back. */
+export function requireUnchanged(
+  view: z.input<typeof MailDomainView>,
+  body: MailDomainChange,
+): void {
+  const name = body.name === undefined ? undefined : (normaliseMailDomainName(body.name) ?? '');
+  const sent = { id: body.id, name, created_at: body.created_at, updated_at: body.updated_at };
+  const issues = Object.entries(sent)
+    .filter(([member, value]) => value !== undefined && value !== view[member as keyof typeof sent])
+    .map(([path]) => ({ path, message: 'cannot be changed' }));
+  if (issues.length > 0) throw invalid(issues);
+}
+
+/** The settings among what was sent; a member that was not sent is absent, not undefined. */
+export function settingsIn(body: Partial<MailDomainChange>): Partial<MailDomainSettings> {
+  const {
+    id: _,
+    name: _n,
+    backend_servers: _b,
+    created_at: _c,
+    updated_at: _u,
+    ...settings
+  } = body;
+  return Object.fromEntries(Object.entries(settings).filter(([, value]) => value !== undefined));
+}
 
 /** Rows with their names. */
 export async function viewMailDomains(

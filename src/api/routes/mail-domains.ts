@@ -1,11 +1,7 @@
 import { nextId } from '../../db/ids.ts';
 import { isNarrowed, type Principal, sees } from '../../domain/access.ts';
 import { DomainError } from '../../domain/errors.ts';
-import {
-  type MailDomainCommand,
-  type MailDomainSettings,
-  mailDomain,
-} from '../../domain/mail-domain.ts';
+import { type MailDomainCommand, mailDomain } from '../../domain/mail-domain.ts';
 import { handleCommand } from '../../eventlog/handle-command.ts';
 import {
   findMailDomain,
@@ -17,8 +13,12 @@ import {
 import type { Context } from '../context.ts';
 import { invalid } from '../input.ts';
 import {
+  DEFAULT_SETTINGS,
+  type MailDomainChange,
   MailDomainChanges,
   MailDomainView,
+  requireUnchanged,
+  settingsIn,
   viewMailDomain,
   viewMailDomains,
 } from '../mail-domain-view.ts';
@@ -28,16 +28,6 @@ import { IdText, LIST_HEADERS, ListQuery, listHeaders, Text } from '../schemas.t
 import { z } from '../zod.ts';
 
 const Params = z.strictObject({ id: IdText });
-const DEFAULTS: MailDomainSettings = {
-  direction: 'inbound',
-  active: true,
-  quarantine_threshold: 12,
-  reject_threshold: 18,
-  dkim_active: false,
-  dmarc_reporting: false,
-  tenant_id: null,
-  quarantine_retention_days: 30,
-};
 
 const read = { operation: 'read', reach: 'mail_domain' } as const;
 const write = { operation: 'write', reach: 'mail_domain' } as const;
@@ -93,7 +83,7 @@ const createDomain = route({
     const name = normaliseMailDomainName(body.name);
     if (name === null) throw invalid([{ path: 'name', message: 'is no name of a DNS domain' }]);
     const id = await nextId(context.pool, 'mail_domain');
-    const settings = { ...DEFAULTS, ...settingsIn(body) };
+    const settings = { ...DEFAULT_SETTINGS, ...settingsIn(body) };
     const backendServers = body.backend_servers ?? [];
     const handled = await handleCommand(context.log, mailDomain, {
       stream: mailDomainStream(context.secrets, name),
@@ -212,11 +202,9 @@ export const mailDomainRoutes = [
   deleteDomain,
 ];
 
-type Change = z.output<typeof MailDomainChanges>;
-
 async function change(
   context: Context,
-  call: Call<{ id: number }, unknown, Change>,
+  call: Call<{ id: number }, unknown, MailDomainChange>,
 ): Promise<Answer<z.input<typeof MailDomainView>>> {
   const { body, meta, commandId } = call;
   // What is compared with the row must not be compared with an older one.
@@ -255,29 +243,6 @@ async function change(
     status: isVisible ? 200 : 202,
     revision: handled.revision,
   };
-}
-
-/** Members that nobody can change may be sent as they are, so that a read object can be put back. */
-function requireUnchanged(view: z.input<typeof MailDomainView>, body: Change): void {
-  const name = body.name === undefined ? undefined : (normaliseMailDomainName(body.name) ?? '');
-  const sent = { id: body.id, name, created_at: body.created_at, updated_at: body.updated_at };
-  const issues = Object.entries(sent)
-    .filter(([member, value]) => value !== undefined && value !== view[member as keyof typeof sent])
-    .map(([path]) => ({ path, message: 'cannot be changed' }));
-  if (issues.length > 0) throw invalid(issues);
-}
-
-/** The settings among what was sent; a member that was not sent is absent, not undefined. */
-function settingsIn(body: Partial<Change>): Partial<MailDomainSettings> {
-  const {
-    id: _,
-    name: _n,
-    backend_servers: _b,
-    created_at: _c,
-    updated_at: _u,
-    ...settings
-  } = body;
-  return Object.fromEntries(Object.entries(settings).filter(([, value]) => value !== undefined));
 }
 
 async function findVisible(
