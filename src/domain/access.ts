@@ -7,8 +7,8 @@ export const SCOPES = ['read-only', 'quarantine-only', 'domain-admin', 'full-adm
 export type Scope = (typeof SCOPES)[number];
 
 /**
- * What a route asks for. `keys_read` and `audit` are reads that not every scope has;
- * `quarantine_act` is release, discard, reject and retrain.
+ * What a route asks for. `read` is what `quarantine-only` may not, `keys_read` and `quarantine_read` are what every scope
+ * may; `quarantine_act` is release, discard, reject and retrain.
  */
 export type Operation = 'read' | 'keys_read' | 'quarantine_read' | 'quarantine_act' | 'write';
 

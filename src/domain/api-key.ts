@@ -160,7 +160,8 @@ function decide(command: ApiKeyCommand, state: ApiKey): readonly ApiKeyEvent[] {
         },
       ];
     case 'ExpireApiKey':
-      if (!canExpire(state) || state.expiresAt === null || state.expiresAt > command.now) return [];
+      if (state.status !== 'active') return [];
+      if (state.expiresAt === null || state.expiresAt > command.now) return [];
       return [{ type: 'api_key.expired', data: { expired_at: state.expiresAt } }];
     case 'DeleteApiKey':
       return [{ type: 'api_key.deleted', data: {} }];
@@ -241,8 +242,6 @@ const addresses = (cidrs: readonly string[]): PersonalMember => ({
   value: cidrs,
   class: 'identity',
 });
-
-const canExpire = (state: ApiKey): boolean => state.status === 'active';
 
 const ended = (status: ApiKeyStatus): DomainError =>
   new DomainError('state_conflict', `The API key is ${status}.`);
