@@ -8,19 +8,10 @@ import {
   mailDomain,
 } from '../../src/domain/mail-domain.ts';
 import { given } from '../support/given.ts';
+import { settings } from '../support/mail-domain-settings.ts';
 
 const domain = given(mailDomain);
 
-const settings: MailDomainSettings = {
-  direction: 'inbound',
-  active: true,
-  quarantine_threshold: 12,
-  reject_threshold: 18,
-  dkim_active: false,
-  dmarc_reporting: false,
-  tenant_id: null,
-  quarantine_retention_days: 30,
-};
 const backend = {
   name: 'backend_servers',
   value: ['mx.example.com:25'],

@@ -6,17 +6,8 @@ import type { EventLog } from '../../src/eventlog/eventlog.ts';
 import { handleCommand, newCommandId } from '../../src/eventlog/handle-command.ts';
 import { memoryEventLog } from '../../src/eventlog/memory.ts';
 import { meta } from '../support/events.ts';
+import { settings } from '../support/mail-domain-settings.ts';
 
-const settings = {
-  direction: 'inbound',
-  active: true,
-  quarantine_threshold: 12,
-  reject_threshold: 18,
-  dkim_active: false,
-  dmarc_reporting: false,
-  tenant_id: null,
-  quarantine_retention_days: 30,
-} as const;
 const register: MailDomainCommand = {
   type: 'CreateMailDomain',
   id: '7',

@@ -18,6 +18,7 @@ import { type Projector, startProjector } from '../../src/projections/projector.
 import { findSenderFilter, senderFiltersProjection } from '../../src/projections/sender-filters.ts';
 import { createDatabase, type TestDatabase } from '../support/database.ts';
 import { meta } from '../support/events.ts';
+import { settings } from '../support/mail-domain-settings.ts';
 
 const MESSAGE = '0196f0c1-0000-7000-8000-000000000001';
 const EXPIRY = '2026-06-01T00:00:00.000000Z';
@@ -44,16 +45,6 @@ afterAll(async () => {
 });
 
 async function liveMailDomain(id: string, type: MailDomainCommand['type']): Promise<void> {
-  const settings = {
-    direction: 'inbound',
-    active: true,
-    quarantine_threshold: 12,
-    reject_threshold: 18,
-    dkim_active: false,
-    dmarc_reporting: false,
-    tenant_id: null,
-    quarantine_retention_days: 30,
-  } as const;
   const command = { type, id, name: `d${id}.example`, settings, backendServers: [] };
   await handleCommand(log, mailDomain, {
     stream: `mail_domain-${id}`,

@@ -1,7 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { type ApiKeyCommand, apiKey, apiKeyStream } from '../../src/domain/api-key.ts';
-import type { MailDomainCommand, MailDomainSettings } from '../../src/domain/mail-domain.ts';
-import { mailDomain } from '../../src/domain/mail-domain.ts';
+import { type MailDomainCommand, mailDomain } from '../../src/domain/mail-domain.ts';
 import {
   type WebhookCommand,
   type WebhookNote,
@@ -12,6 +11,7 @@ import {
 import type { EventLog } from '../../src/eventlog/eventlog.ts';
 import { handleCommand, toAppend } from '../../src/eventlog/handle-command.ts';
 import { meta } from './events.ts';
+import { settings } from './mail-domain-settings.ts';
 
 const created = (id: number): ApiKeyCommand => ({
   type: 'CreateApiKey',
@@ -72,17 +72,6 @@ export async function liveThroughKeys(log: EventLog): Promise<void> {
     }
   }
 }
-
-const settings: MailDomainSettings = {
-  direction: 'inbound',
-  active: true,
-  quarantine_threshold: 12,
-  reject_threshold: 18,
-  dkim_active: false,
-  dmarc_reporting: false,
-  tenant_id: null,
-  quarantine_retention_days: 30,
-};
 
 export async function liveThroughMailDomains(log: EventLog): Promise<void> {
   const run = (stream: string, id: string, command: MailDomainCommand) =>
