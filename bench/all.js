@@ -22,9 +22,14 @@ for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, () => child?.ki
 
 const benches = [];
 const begun = performance.now();
-for (const name of NAMES) benches.push({ name, ...(await run(name)) });
+let minutes = 0;
+for (const name of NAMES) {
+  benches.push({ name, ...(await run(name)) });
+  minutes = Math.round((performance.now() - begun) / 60_000);
+  // After each, so that a run that is ended early has told what it found.
+  if (values.out !== undefined) writeFileSync(values.out, toDocument(benches, minutes));
+}
 if (!given) rmSync(dir, { recursive: true, force: true });
-const minutes = Math.round((performance.now() - begun) / 60_000);
 console.log(`\n== all, in ${minutes} minutes ==`);
 for (const { name, code, found } of benches) {
   for (const { text, kind, bound, value, met } of found?.targets ?? []) {
@@ -33,7 +38,6 @@ for (const { name, code, found } of benches) {
   if (code !== 0) console.log(`  ${name} could not be run`);
   else if (found === null) console.log(`  ${name} was skipped: it says above what it needs`);
 }
-if (values.out !== undefined) writeFileSync(values.out, toDocument(benches, minutes));
 process.exitCode = benches.some(({ code }) => code !== 0) ? 1 : 0;
 
 /** One benchmark: what it says, passed on, and its line of JSON; null without one. */
