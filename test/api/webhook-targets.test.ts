@@ -149,7 +149,7 @@ describe('POST /webhooks with the settings as they come', () => {
     }
     const after = await t.send('GET', path);
     expect(after.body.data.url).toBe('https://8.8.8.8/hook');
-    expect(after.headers.get('etag')).toBe('"0"');
+    expect(after.headers.get('etag')).toMatch(/^"0-/);
   });
 });
 
