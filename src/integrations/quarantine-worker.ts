@@ -1,3 +1,4 @@
+import { setMaxListeners } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type pg from 'pg';
 import type { Logger } from 'pino';
@@ -47,6 +48,8 @@ const STOP_MS = 5_000;
 export function startQuarantineWorker(deps: WorkerDeps): QuarantineWorker {
   const stopping = new AbortController();
   const abort = new AbortController();
+  // Each action under way listens; Node would call more than ten a leak.
+  setMaxListeners(IN_FLIGHT_MAX, abort.signal);
   const inFlight = new Map<string, Promise<void>>();
   const pauses = createActionPauses(deps.clock);
   const slots = createTurns({ inAll: SLOTS, each: SLOTS_PER_ROUTE });
