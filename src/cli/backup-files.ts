@@ -88,8 +88,22 @@ export async function readPacked(
   const { through, measured } = measure(watch);
   const unpacked = [createReadStream(file), createGunzip(), through] as const;
   if (target === null) await pipeline(...unpacked, drain, { signal });
-  else await pipeline(...unpacked, target, { signal });
+  else await orAborted(pipeline(...unpacked, target, { signal }), signal);
   return measured();
+}
+
+/** Does not wait for what is written to, which may wait for its server to be ended: its session's end cuts that. */
+async function orAborted(work: Promise<void>, signal: AbortSignal): Promise<void> {
+  let abort = (): void => undefined;
+  const aborted = new Promise<never>((_, reject) => {
+    abort = () => reject(signal.reason as Error);
+    signal.addEventListener('abort', abort, { once: true });
+  });
+  try {
+    await Promise.race([work, aborted]);
+  } finally {
+    signal.removeEventListener('abort', abort);
+  }
 }
 
 async function drain(chunks: AsyncIterable<unknown>): Promise<void> {
