@@ -7,6 +7,7 @@ import { mailDomainStream, normaliseMailDomainName } from '../projections/mail-d
 import type { Context } from './context.ts';
 import type { Bound } from './cursor.ts';
 import { invalid } from './input.ts';
+import { requireOneStart, startAsked } from './log-place.ts';
 import { inOrder, LogCursor, PositionText, SearchText, Timestamp } from './schemas.ts';
 import { z } from './zod.ts';
 
@@ -125,7 +126,7 @@ export async function resolveReading(
   };
   const meant = mailDomain === null ? rest : { ...rest, mailDomain: mailDomain.meant };
   const bound = cursors.bind({ ...meant, ...window }, principal);
-  const started = startOf(context, query, bound, head.position);
+  const started = startAsked(context, query, { bound, head: head.position });
   const from = query.from === undefined ? 0n : await log.positionBefore(query.from);
   const to = query.to === undefined ? head.position : await log.positionBefore(query.to);
   const isUp = query.order === 'asc';
@@ -146,10 +147,9 @@ const min = (a: Position, b: Position): Position => (a < b ? a : b);
 const max = (a: Position, b: Position): Position => (a > b ? a : b);
 
 function requireCombinable({ cursor, after, order }: AuditQueryInput): void {
-  if (after === undefined) return;
-  const message = (other: string) => `cannot be combined with ${other}`;
-  if (cursor !== undefined) throw invalid([{ path: 'after', message: message('cursor') }]);
-  if (order === 'desc') throw invalid([{ path: 'after', message: message('order=desc') }]);
+  requireOneStart({ cursor, after });
+  if (after === undefined || order !== 'desc') return;
+  throw invalid([{ path: 'after', message: 'cannot be combined with order=desc' }]);
 }
 
 /** The committed bytes hold every tenant's ids, so only readers of everything get them. */
@@ -169,18 +169,6 @@ export function viewerOf({ liveKeys }: Context, principal: Principal): Viewer {
     knowsActor: ({ type, id }) =>
       type === 'api_key' && liveKeys.mailDomainOf(Number(id)) === principal.mailDomain,
   };
-}
-
-/** Where a cursor or a position puts the reader; null at the beginning. */
-function startOf(
-  { cursors }: Context,
-  query: AuditQueryInput,
-  bound: Bound,
-  head: Position,
-): Position | null {
-  if (query.cursor !== undefined) return cursors.decode(bound, query.cursor, head);
-  if (query.after !== undefined) return cursors.requireInLog(BigInt(query.after), head);
-  return null;
 }
 
 function toFilter(query: AuditQueryInput, principal: Principal): LogFilter {

@@ -1,5 +1,6 @@
 import type { Position } from '../eventlog/eventlog.ts';
 import type { Context } from './context.ts';
+import type { Bound } from './cursor.ts';
 import { invalid } from './input.ts';
 import { PositionText, Timestamp } from './schemas.ts';
 import { z } from './zod.ts';
@@ -22,4 +23,24 @@ export async function positionBefore(
   if (position > head + 1n)
     throw invalid([{ path, message: `lies beyond the log's end, ${head}` }]);
   return position > 0n ? position - 1n : 0n;
+}
+
+/** How a reader of the log says where to begin: a cursor, or behind a known position. */
+type Asked = Readonly<{ cursor?: string | undefined; after?: string | undefined }>;
+
+/** Refuses both at once. */
+export function requireOneStart({ cursor, after }: Asked): void {
+  if (cursor === undefined || after === undefined) return;
+  throw invalid([{ path: 'after', message: 'cannot be combined with cursor' }]);
+}
+
+/** Where a cursor or a position puts the reader; null at the beginning. */
+export function startAsked(
+  { cursors }: Context,
+  { cursor, after }: Asked,
+  { bound, head }: Readonly<{ bound: Bound; head: Position }>,
+): Position | null {
+  if (cursor !== undefined) return cursors.decode(bound, cursor, head);
+  if (after !== undefined) return cursors.requireInLog(BigInt(after), head);
+  return null;
 }

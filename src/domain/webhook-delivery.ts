@@ -19,6 +19,9 @@ export type LocatedEvent = Readonly<{
   sequence: number | null;
 }>;
 
+/** From where to where to read; up to `until` every change of the subscription must be known. */
+export type PullRange = Readonly<{ after: bigint; until: bigint; limit: number }>;
+
 /** Events as a subscription has them on the wire, in their order, and how far was looked for them. */
 export type PulledEvents = Readonly<{
   texts: readonly string[];
@@ -53,10 +56,7 @@ export type WebhookDeliveries<Row> = Readonly<{
   /** An event as a subscription has it; null when it is not among its own. */
   locate: (row: Row, eventId: string) => Promise<LocatedEvent | null>;
   /** What a subscription is to have between two positions, up to which its every change is known. */
-  pull: (
-    row: Row,
-    range: Readonly<{ after: bigint; until: bigint; limit: number }>,
-  ) => Promise<PulledEvents>;
+  pull: (row: Row, range: PullRange) => Promise<PulledEvents>;
   /** When what comes next for it was recorded; null when it has everything. */
   oldestWaiting: (row: Row) => Promise<string | null>;
   /** Those that this process delivers. */

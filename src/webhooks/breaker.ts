@@ -1,5 +1,5 @@
 import type { BreakerState } from '../domain/webhook-delivery.ts';
-import { nextProbeAt, UNTRIED_MS_MAX } from './schedule.ts';
+import { failingSince, nextProbeAt } from './schedule.ts';
 
 /**
  * Whether an endpoint is worth a try. Closed: as many at once as there are slots. Open: nothing but a look
@@ -75,7 +75,8 @@ type Failure = Readonly<{
 
 export function afterFailure(breaker: Breaker, failure: Failure): Breaker {
   const { position, nowMs, random } = failure;
-  const failing = { failingSinceMs: failingSince(breaker, nowMs), lastFailedAtMs: nowMs };
+  const failingSinceMs = failingSince(breaker.failingSinceMs, breaker.lastFailedAtMs, nowMs);
+  const failing = { failingSinceMs, lastFailedAtMs: nowMs };
   const recent = count(breaker, nowMs, 1);
   if (breaker.state === 'open' && nowMs < breaker.probeAtMs) {
     // Begun before it opened: this says nothing new.
@@ -91,12 +92,6 @@ export function afterFailure(breaker: Breaker, failure: Failure): Breaker {
   if (!opens) return { ...breaker, ...failing, failed, recent };
   const probeAtMs = nextProbeAt(0, nowMs, random);
   return { ...breaker, ...failing, state: 'open', probes: 0, probeAtMs, failed: [], recent };
-}
-
-function failingSince({ failingSinceMs, lastFailedAtMs }: Breaker, nowMs: number): number {
-  if (failingSinceMs === null) return nowMs;
-  const untriedMs = nowMs - (lastFailedAtMs ?? nowMs);
-  return failingSinceMs + Math.max(0, untriedMs - UNTRIED_MS_MAX);
 }
 
 function count({ recent }: Breaker, nowMs: number, failures: number): Breaker['recent'] {

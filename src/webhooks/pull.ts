@@ -1,5 +1,5 @@
-import type { PulledEvents } from '../domain/webhook-delivery.ts';
-import type { EventLog, Position } from '../eventlog/eventlog.ts';
+import type { PulledEvents, PullRange } from '../domain/webhook-delivery.ts';
+import type { EventLog } from '../eventlog/eventlog.ts';
 import { prepareEvent, renderPayload } from '../projections/webhook-payload.ts';
 import type { WebhookRow } from '../projections/webhooks.ts';
 import { createFeed, type Matched } from './feed.ts';
@@ -7,9 +7,6 @@ import { placeAt } from './locate.ts';
 
 /** A filter that finds little answers with what it has after this, and how far it looked. */
 const SCAN_BUDGET_MS = 5_000;
-
-/** From where to where to read; up to `until` every change of the subscription must be known. */
-export type PullRange = Readonly<{ after: Position; until: Position; limit: number }>;
 
 /**
  * What a subscription is to have, with the very bytes that deliveries have, whether they were made or not.

@@ -4,7 +4,7 @@ import { afterFailure, afterSuccess } from './breaker.ts';
 import { type Item, release, unmark } from './lane.ts';
 import { moveToRetries } from './retry-set.ts';
 import { type DeliveryDeps, lanesOf, type Running, SLOTS } from './running.ts';
-import { failingSince, nextTryAt, nextTryInOrderAt } from './schedule.ts';
+import { eventFailingSince, nextTryAt, nextTryInOrderAt } from './schedule.ts';
 import type { Sent } from './send.ts';
 import { keep, markDirty } from './unsaved.ts';
 import { judge, type Verdict } from './verdict.ts';
@@ -138,7 +138,7 @@ function retryLater(s: Running, deps: DeliveryDeps, item: Item, nowMs: number): 
     if (item.lane === null) keep(s.unsaved, item);
     return;
   }
-  item.firstFailedAtMs = failingSince(item, nowMs);
+  item.firstFailedAtMs = eventFailingSince(item, nowMs);
   item.tries += 1;
   if (item.replayId !== null && item.tries >= REPLAY_TRIES_MAX) {
     failReplayed(item);

@@ -6,7 +6,7 @@ const WHOLE_MS = RETRY_SECONDS.reduce((sum, seconds) => sum + seconds, 0) * 1_00
 /** Seconds between looks at an endpoint that is down. Flat at the end: one that is back must not wait a day. */
 const PROBE_SECONDS: readonly number[] = [5, 15, 45, 120, 300, 600, 900];
 /** The longest of them, but for its spread. */
-export const PROBE_MS_MAX = 900_000;
+export const PROBE_MS_MAX = (PROBE_SECONDS.at(-1) ?? 0) * 1_000;
 /** Waits are only made longer, by up to a fifth, so that what failed together does not return together. */
 const SPREAD = 0.2;
 
@@ -14,17 +14,24 @@ const QUIET_MS_MIN = 1_000;
 const QUIET_MS_MAX = 86_400_000;
 
 /** A stretch in which nothing was tried counts for no more than this. */
-export const UNTRIED_MS_MAX = 86_400_000;
+const UNTRIED_MS_MAX = 86_400_000;
 
-/** Since when an event fails, with the time left out in which it was due and not tried. */
+/** Since when something fails, with time left out in which it was not tried; null before it has failed. */
 export function failingSince(
-  { firstFailedAtMs, dueAtMs }: Readonly<{ firstFailedAtMs: number | null; dueAtMs: number }>,
+  sinceMs: number | null,
+  untriedFromMs: number | null,
   nowMs: number,
 ): number {
-  if (firstFailedAtMs === null) return nowMs;
-  const untriedMs = dueAtMs === 0 ? 0 : nowMs - dueAtMs;
-  return firstFailedAtMs + Math.max(0, untriedMs - UNTRIED_MS_MAX);
+  if (sinceMs === null) return nowMs;
+  const untriedMs = nowMs - (untriedFromMs ?? nowMs);
+  return sinceMs + Math.max(0, untriedMs - UNTRIED_MS_MAX);
 }
+
+/** Since when an event fails: it goes untried from when it was due on. */
+export const eventFailingSince = (
+  { firstFailedAtMs, dueAtMs }: Readonly<{ firstFailedAtMs: number | null; dueAtMs: number }>,
+  nowMs: number,
+): number => failingSince(firstFailedAtMs, dueAtMs === 0 ? null : dueAtMs, nowMs);
 
 /** How often an event has failed, and since when. */
 type Failed = Readonly<{ tries: number; sinceMs: number }>;

@@ -4,7 +4,7 @@ import type { WebhookRow } from '../projections/webhooks.ts';
 import { UNTOLD } from './breaker.ts';
 import { dropTo, release } from './lane.ts';
 import type { DeliveryDeps, Running } from './running.ts';
-import { failingSince } from './schedule.ts';
+import { eventFailingSince } from './schedule.ts';
 import { parseTarget, type Target } from './target.ts';
 
 /** How a subscription is set. */
@@ -57,7 +57,7 @@ function giveAnotherChance({ endpoint, ordering, retries }: Running, nowMs: numb
   endpoint.quietUntilMs = 0;
   // Where there is no breaker to wait for, an event waits for its own time.
   for (const item of ordering === 'strict' ? retries.byPosition.values() : []) {
-    item.firstFailedAtMs = failingSince(item, nowMs);
+    item.firstFailedAtMs = eventFailingSince(item, nowMs);
     item.dueAtMs = Math.min(item.dueAtMs, nowMs);
   }
   endpoint.breaker = { ...endpoint.breaker, ...UNTOLD, probeAtMs: 0, probes: 0 };

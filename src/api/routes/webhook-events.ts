@@ -1,10 +1,6 @@
 import { DomainError } from '../../domain/errors.ts';
-import type { Position } from '../../eventlog/eventlog.ts';
-import type { WebhookRow } from '../../projections/webhooks.ts';
 import { sealedThrough } from '../audit-export.ts';
-import type { Context } from '../context.ts';
-import type { Bound } from '../cursor.ts';
-import { invalid } from '../input.ts';
+import { requireOneStart, startAsked } from '../log-place.ts';
 import { BASE_PATH } from '../paths.ts';
 import { route } from '../route.ts';
 import { LIST_HEADERS, ListQuery, LogCursor, PositionText } from '../schemas.ts';
@@ -77,7 +73,9 @@ const events = route({
     }
     const row = await findVisibleWebhook(context, principal, params.id);
     const bound = context.cursors.bind({ webhook: String(row.id) }, principal);
-    const after = startOf(context, row, { query, bound, head: head.position });
+    requireOneStart(query);
+    const started = startAsked(context, query, { bound, head: head.position });
+    const after = started ?? row.epochs[0]?.after ?? 0n;
     const range = { after, until: head.position, limit: query.limit };
     const { texts, scannedTo, hasMore } = await context.webhooks.pull(row, range);
     const next = context.cursors.encode(bound, scannedTo);
@@ -96,19 +94,3 @@ const events = route({
 });
 
 export const webhookEventRoutes = [events];
-
-function startOf(
-  { cursors }: Context,
-  { epochs }: WebhookRow,
-  from: Readonly<{ query: z.output<typeof EventsQuery>; bound: Bound; head: Position }>,
-): Position {
-  const { query, bound, head } = from;
-  if (query.cursor !== undefined) {
-    if (query.after !== undefined) {
-      throw invalid([{ path: 'after', message: 'cannot be combined with cursor' }]);
-    }
-    return cursors.decode(bound, query.cursor, head);
-  }
-  if (query.after !== undefined) return cursors.requireInLog(BigInt(query.after), head);
-  return epochs[0]?.after ?? 0n;
-}
