@@ -1,7 +1,8 @@
 import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { quarantinedMessageStream } from '../../src/domain/quarantined-message.ts';
 import { type Reply, startTestGateway, type TestGateway } from '../support/gateway.ts';
-import { recordsType } from '../support/hold.ts';
+import { beforeReadsOf, recordsType } from '../support/hold.ts';
 import { actOn, aMail, held, historyOf } from '../support/mail.ts';
 import { allSince, factsSince, headOf } from '../support/recorded.ts';
 import { type SmtpSink, startSmtpSink } from '../support/smtp-sink.ts';
@@ -134,17 +135,14 @@ describe('POST /mail/quarantine/bulk', () => {
 
   it('takes a database that is away for no missing message', async () => {
     const [id = ''] = await holdMany(1);
-    const { log } = t.gateway.context;
-    const mutable = log as { readStream: typeof log.readStream };
-    const { readStream } = log;
     let failures = 0;
-    mutable.readStream = async (stream, ...rest) => {
-      if (!stream.endsWith(id) || failures > 0) return readStream(stream, ...rest);
+    const end = beforeReadsOf(t.gateway.context.log, quarantinedMessageStream(id), async () => {
+      if (failures > 0) return;
       failures += 1;
       throw Object.assign(new Error('connect ECONNREFUSED'), { code: 'ECONNREFUSED' });
-    };
+    });
     const job = await run({ action: 'discard', ids: [id] });
-    mutable.readStream = readStream;
+    end();
     expect([failures, job.counts]).toEqual([1, { discarded: 1 }]);
   });
 

@@ -1,7 +1,9 @@
 import type pg from 'pg';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { AuditTrail } from '../../src/api/audit-trail.ts';
+import { apiKeyStream } from '../../src/domain/api-key.ts';
 import { startTestGateway, type TestGateway } from '../support/gateway.ts';
+import { beforeReadsOf } from '../support/hold.ts';
 import { fillLog, openExport } from '../support/slow-export.ts';
 import { type StoppedClock, stoppedClock } from '../support/stopped-clock.ts';
 
@@ -174,18 +176,14 @@ describe('the memory of keys', () => {
 
   it('trusts no key whose state it cannot read', async () => {
     const { id, key } = await makeKey();
-    const { log } = t.gateway.context;
-    const mutable = log as { readStream: typeof log.readStream };
-    const { readStream } = log;
     let reads = 0;
-    mutable.readStream = (...args) => {
+    const end = beforeReadsOf(t.gateway.context.log, apiKeyStream(id), async () => {
       reads += 1;
       // The first read decides the command, the next would tell the memory of it.
-      if (reads > 1) return Promise.reject(new Error('the database is gone'));
-      return readStream(...args);
-    };
+      if (reads > 1) throw new Error('the database is gone');
+    });
     const reply = await t.send('POST', `/auth/api-keys/${id}/revoke`);
-    mutable.readStream = readStream;
+    end();
     expect(reply.status).toBe(500);
     expect(await isRefused(key)).toBe(true);
   });

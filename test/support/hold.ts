@@ -27,6 +27,26 @@ export function holdAppends(
   return held;
 }
 
+/**
+ * Runs `work` before each read of this stream, and may keep it from being read by throwing; reads of
+ * other streams, of a reactor in the background for one, go on. Returns what ends that.
+ */
+export function beforeReadsOf(
+  log: EventLog,
+  stream: string,
+  work: () => Promise<void>,
+): () => void {
+  const mutable = log as { readStream: EventLog['readStream'] };
+  const { readStream } = log;
+  mutable.readStream = async (...range) => {
+    if (range[0] === stream) await work();
+    return readStream(...range);
+  };
+  return () => {
+    mutable.readStream = readStream;
+  };
+}
+
 /** Holds the statements that match; `then` runs when one has ended, before its caller goes on. */
 export function holdQueries(
   pool: pg.Pool,
