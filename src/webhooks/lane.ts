@@ -37,6 +37,8 @@ export type Lane = {
   readonly replay: Replay | null;
   items: Item[];
   fresh: Item[];
+  /** Their mark is on its way to the database. */
+  marking: Item[];
   /** Marked, and not tried yet. */
   ready: Item[];
   /** Tried, and not over. */
@@ -68,7 +70,7 @@ export function createLane(
   }>,
 ): Lane {
   const { sentTo, replay = null, delivered = 0n, failed = 0n } = start;
-  const lists = { items: [], fresh: [], ready: [], again: [] };
+  const lists = { items: [], fresh: [], marking: [], ready: [], again: [] };
   const { position: saved } = feed.place();
   return { feed, replay, ...lists, sending: 0, sentTo, saved, delivered, failed };
 }
@@ -108,7 +110,20 @@ const before = ({ epoch, position, sequence }: Item): Place => ({
 
 /** Marks the next of what is fresh; they may be sent once the mark is in the database. */
 export function takeFresh(lane: Lane, max: number): readonly Item[] {
-  return lane.fresh.splice(0, max);
+  lane.marking = lane.fresh.splice(0, max);
+  return [...lane.marking];
+}
+
+/** The marks are in the database, up to there. */
+export function areMarked(lane: Lane, sentTo: Position): void {
+  lane.sentTo = sentTo;
+  for (const item of lane.marking) item.state = 'waiting';
+  lane.ready.push(...lane.marking.splice(0));
+}
+
+/** The marks did not get there. */
+export function areNotMarked(lane: Lane): void {
+  lane.fresh.unshift(...lane.marking.splice(0));
 }
 
 /** Up to where something may have been sent, with these; those that wait behind them are marked along. */
@@ -140,6 +155,7 @@ export function dropTo(lane: Lane, position: Position): readonly Item[] {
   const left = (items: readonly Item[]) => items.filter((item) => !isDropped(item));
   lane.items = left(lane.items);
   lane.fresh = left(lane.fresh);
+  lane.marking = left(lane.marking);
   lane.ready = left(lane.ready);
   lane.again = left(lane.again);
   return dropped;

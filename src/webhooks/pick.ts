@@ -58,7 +58,8 @@ const hasDue = (lane: Lane, nowMs: number) => lane.again.some((item) => isReady(
 function pickFrom(s: Running, lane: Lane, nowMs: number): Item | null {
   const { state, failed } = s.endpoint.breaker;
   const isAlone =
-    lane.ready.length + lane.fresh.length === 0 && (lane.feed.isAtEnd() || roomIn(s, lane) === 0);
+    lane.ready.length + lane.marking.length + lane.fresh.length === 0 &&
+    (lane.feed.isAtEnd() || roomIn(s, lane) === 0);
   const isUnderWay = lane.again.some((item) => item.state === 'sending');
   const isTurn = state === 'closed' && failed.length === 0 && !isUnderWay;
   const due = isAlone || isTurn ? lane.again.find((item) => isReady(item, nowMs)) : undefined;

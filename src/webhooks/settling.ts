@@ -1,7 +1,15 @@
 import { type ReplayProgress, type Settlement, settle } from '../db/webhook-cursors.ts';
 import type { Position } from '../eventlog/eventlog.ts';
 import { toKept } from './breaker.ts';
-import { type Item, type Lane, lowWatermark, sentToWith, takeFresh } from './lane.ts';
+import {
+  areMarked,
+  areNotMarked,
+  type Item,
+  type Lane,
+  lowWatermark,
+  sentToWith,
+  takeFresh,
+} from './lane.ts';
 import { type DeliveryDeps, lanesOf, PAGE_EVENTS, type Running } from './running.ts';
 import { keep, nothingUnsaved, putBack } from './unsaved.ts';
 
@@ -75,7 +83,7 @@ export async function settleRound(
     isOurs = await settle(deps.pool, batch);
   } catch (error) {
     s.unsaved = putBack(taken, s.unsaved);
-    for (const { lane, items } of wanted.lanes) lane.fresh.unshift(...items);
+    for (const { lane } of wanted.lanes) areNotMarked(lane);
     throw error;
   }
   if (!isOurs) return false;
@@ -85,11 +93,7 @@ export async function settleRound(
   for (const lane of s.replays) {
     lane.saved = batch.replays.find(({ id }) => id === lane.replay?.id)?.position ?? lane.saved;
   }
-  for (const { lane, items } of wanted.lanes) {
-    lane.sentTo = marks.get(lane) ?? lane.sentTo;
-    for (const item of items) item.state = 'waiting';
-    lane.ready.push(...items);
-  }
+  for (const [lane, sentTo] of marks) areMarked(lane, sentTo);
   s.retries.marked.push(...wanted.retries);
   return true;
 }

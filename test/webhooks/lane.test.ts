@@ -3,8 +3,11 @@ import { describe, expect, it } from 'vitest';
 import type { PreparedDelivery } from '../../src/projections/webhook-payload.ts';
 import type { Feed } from '../../src/webhooks/feed.ts';
 import {
+  areMarked,
+  areNotMarked,
   createGate,
   createLane,
+  dropTo,
   type Item,
   type Lane,
   lowWatermark,
@@ -68,14 +71,30 @@ describe('the low watermark', () => {
 });
 
 describe('the marks of what may have been sent', () => {
+  const positionsOf = (items: readonly Item[]) => items.map(({ position }) => Number(position));
+
+  it('are given again, in the same order, where they did not get to the database', () => {
+    const lane = laneOf([1, 2, 3, 4]);
+    takeFresh(lane, 2);
+    areNotMarked(lane);
+    expect([positionsOf(lane.fresh), positionsOf(lane.ready)]).toEqual([[1, 2, 3, 4], []]);
+    expect(positionsOf(takeFresh(lane, 3))).toEqual([1, 2, 3]);
+  });
+
+  it('begin nothing that was dropped while they were on their way', () => {
+    const lane = laneOf([1, 2, 3, 4]);
+    const sentTo = sentToWith(lane, takeFresh(lane, 3));
+    dropTo(lane, 2n);
+    areMarked(lane, sentTo);
+    expect([positionsOf(lane.ready), positionsOf(lane.fresh)]).toEqual([[3], [4]]);
+    expect(lane.sentTo).toBe(3n);
+  });
+
   it('cover everything that was tried, and are taken back from nothing else', () =>
     fc.assert(
       fc.property(Positions, fc.nat(60), fc.nat(60), (chosen, marked, tried) => {
         const lane = laneOf([...chosen].sort((a, b) => a - b));
-        const items = takeFresh(lane, marked);
-        lane.sentTo = sentToWith(lane, items);
-        for (const item of items) item.state = 'waiting';
-        lane.ready.push(...items);
+        areMarked(lane, sentToWith(lane, takeFresh(lane, marked)));
         const sent = lane.ready.splice(0, tried);
         for (const item of sent) {
           item.state = 'waiting';

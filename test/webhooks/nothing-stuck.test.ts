@@ -55,10 +55,15 @@ describe('a subscription is not stuck', () => {
 
   it('by the first events of it, which are refused, while the others would be taken', async () => {
     const one = await subscribeTo(t, receiver);
+    const witness = await startReceiver();
+    await subscribeTo(t, witness);
     receiver.behave(({ payload }) => (payload.sequence <= 5 ? { status: 400 } : {}));
     await happen(t, 5);
     await eventually(async () => expect((await statsOf(t, one)).breaker).toBe('open'));
     await happen(t, 50);
+    // Before all fifty are known of, the five would be alone with those that are.
+    await witness.until(55);
+    await witness.close();
     // The first look is with one of the five, the second with another: from there it is known whose fault it is.
     for (let looks = 0; looks < 2; looks += 1) {
       // Only then: what a former look still posts must not pass for this one.

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { afterFailure, CLOSED } from '../../src/webhooks/breaker.ts';
-import { createGate, createLane, toItem } from '../../src/webhooks/lane.ts';
+import { areMarked, createGate, createLane, takeFresh, toItem } from '../../src/webhooks/lane.ts';
 import { pick } from '../../src/webhooks/pick.ts';
 import { AHEAD_MAX } from '../../src/webhooks/room.ts';
 import type { DeliveryDeps, Running } from '../../src/webhooks/running.ts';
@@ -9,12 +9,12 @@ const DEPS = { holdsLease: () => true } as DeliveryDeps;
 const NOW_MS = 1_000;
 
 /**
- * A subscription ordered by key that has read so many events of one key, and knows of more; the first has failed
- * once and is due.
+ * A subscription ordered by key that has read so many events of one key, and knows of more unless it is at its end;
+ * the first has failed once and is due.
  */
-function runningWith(count: number): Running {
+function runningWith(count: number, { isAtEnd = false } = {}): Running {
   const place = { epoch: 1, position: BigInt(count), sequence: count };
-  const feed = { next: async () => [], place: () => place, isAtEnd: () => false };
+  const feed = { next: async () => [], place: () => place, isAtEnd: () => isAtEnd };
   const live = createLane(feed, { sentTo: place.position });
   const gate = createGate('key');
   for (let n = 1; n <= count; n += 1) {
@@ -43,5 +43,16 @@ describe('an event that has failed', () => {
 
   it('waits for what may still be read, since that may tell whose fault it is', () => {
     expect(pick(runningWith(AHEAD_MAX - 1), DEPS, NOW_MS)).toBeNull();
+  });
+
+  it('waits for what is being marked, for the same reason', () => {
+    const s = runningWith(2, { isAtEnd: true });
+    const [, other] = s.live.items;
+    if (other === undefined) throw new Error('there is no other');
+    s.live.fresh.push(other);
+    takeFresh(s.live, 1);
+    expect(pick(s, DEPS, NOW_MS)).toBeNull();
+    areMarked(s.live, other.position);
+    expect(pick(s, DEPS, NOW_MS)).toBe(other);
   });
 });
