@@ -326,7 +326,7 @@ describe('what a key may (8.2.1, 8.2.2, 8.4.1)', () => {
     '%s, %s, %s: %s',
     async (id, scope, reach, answer) => {
       const route = byId(id);
-      const target = await targetFor(route);
+      const target = await targetFor(route, answer);
       if (id === 'listQuarantine') await held(t, { to: `you@${target.domain.name}` });
       const narrowing: Record<Reach, string | null> = {
         whole: null,
@@ -353,10 +353,12 @@ describe('what a key may (8.2.1, 8.2.2, 8.4.1)', () => {
 
 const targets = new Map<string, Target>();
 
-/** Reads change nothing of what they read, so that those of one route can share it. */
-async function targetFor(route: AnyRoute): Promise<Target> {
+/** Neither a read nor what is refused changes anything, so that those of one route can share what they are about. */
+async function targetFor(route: AnyRoute, answer: Answer): Promise<Target> {
+  const isShared = route.method === 'get' || (typeof answer === 'number' && answer >= 400);
+  if (!isShared) return makeTarget(route);
   const target = targets.get(route.id) ?? (await makeTarget(route));
-  if (route.method === 'get') targets.set(route.id, target);
+  targets.set(route.id, target);
   return target;
 }
 
