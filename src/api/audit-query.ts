@@ -126,7 +126,7 @@ export async function resolveReading(
   };
   const meant = mailDomain === null ? rest : { ...rest, mailDomain: mailDomain.meant };
   const bound = cursors.bind({ ...meant, ...window }, principal);
-  const started = startAsked(context, query, { bound, head: head.position });
+  const started = startAsked(context, query, { bound, head: head.position })?.position;
   const from = query.from === undefined ? 0n : await log.positionBefore(query.from);
   const to = query.to === undefined ? head.position : await log.positionBefore(query.to);
   const isUp = query.order === 'asc';

@@ -1,6 +1,6 @@
 import type { Position } from '../eventlog/eventlog.ts';
 import type { Context } from './context.ts';
-import type { Bound } from './cursor.ts';
+import type { Bound, CursorPlace } from './cursor.ts';
 import { invalid } from './input.ts';
 import { PositionText, Timestamp } from './schemas.ts';
 import { z } from './zod.ts';
@@ -34,13 +34,13 @@ export function requireOneStart({ cursor, after }: Asked): void {
   throw invalid([{ path: 'after', message: 'cannot be combined with cursor' }]);
 }
 
-/** Where a cursor or a position puts the reader; null at the beginning. */
+/** Where a cursor or a position puts the reader; null where neither was given. */
 export function startAsked(
   { cursors }: Context,
   { cursor, after }: Asked,
   { bound, head }: Readonly<{ bound: Bound; head: Position }>,
-): Position | null {
+): CursorPlace | null {
   if (cursor !== undefined) return cursors.decode(bound, cursor, head);
-  if (after !== undefined) return cursors.requireInLog(BigInt(after), head);
-  return null;
+  if (after === undefined) return null;
+  return { position: cursors.requireInLog(BigInt(after), head), numbering: null };
 }

@@ -19,13 +19,24 @@ export type LocatedEvent = Readonly<{
   sequence: number | null;
 }>;
 
+/** What a position is in a subscription's numbering: its epoch, and how many of the epoch's matches lie at or below. */
+export type Numbering = Readonly<{ epoch: number; sequence: number }>;
+
 /** From where to where to read; up to `until` every change of the subscription must be known. */
-export type PullRange = Readonly<{ after: bigint; until: bigint; limit: number }>;
+export type PullRange = Readonly<{
+  after: bigint;
+  /** That of `after`; null has it counted, which takes longer the more lies before it. */
+  numbering: Numbering | null;
+  until: bigint;
+  limit: number;
+}>;
 
 /** Events as a subscription has them on the wire, in their order, and how far was looked for them. */
 export type PulledEvents = Readonly<{
   texts: readonly string[];
   scannedTo: bigint;
+  /** That of `scannedTo`. */
+  numbering: Numbering;
   hasMore: boolean;
 }>;
 

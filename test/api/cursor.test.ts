@@ -219,8 +219,39 @@ describe('a cursor', () => {
       const cursor = cursors.encode(bound, position);
       const carried = JSON.parse(JSON.stringify({ cursor }));
       expect(Number(carried.cursor)).toBeNaN();
-      expect(cursors.decode(bound, carried.cursor, 2n ** 63n - 1n)).toBe(position);
+      const place = cursors.decode(bound, carried.cursor, 2n ** 63n - 1n);
+      expect(place).toEqual({ position, numbering: null });
     }
+  });
+
+  it('keeps the number that a subscription has given to what it stands behind', () =>
+    fc.assert(
+      fc.property(
+        fc.bigInt({ min: 0n, max: 2n ** 63n - 1n }),
+        fc.record({ epoch: fc.nat(2 ** 32 - 1), sequence: fc.maxSafeNat() }),
+        (position, numbering) => {
+          const { cursors } = t.gateway.context;
+          const bound = cursors.bind({}, { scope: 'full-admin', mailDomain: null } as never);
+          const cursor = cursors.encode(bound, position, numbering);
+          const place = cursors.decode(bound, cursor, 2n ** 63n - 1n);
+          expect(place).toEqual({ position, numbering });
+        },
+      ),
+    ));
+
+  it.each([
+    ['a byte less', (bytes: Buffer) => bytes.subarray(0, -1)],
+    ['a byte more', (bytes: Buffer) => Buffer.concat([bytes, Buffer.of(0)])],
+    ['the other version', (bytes: Buffer) => bytes.fill(1, 0, 1)],
+    ['another number', (bytes: Buffer) => bytes.fill(9, 37, 49)],
+  ])('400: with %s', (_, alter) => {
+    const { cursors } = t.gateway.context;
+    const bound = cursors.bind({}, { scope: 'full-admin', mailDomain: null } as never);
+    const cursor = cursors.encode(bound, 1n, { epoch: 1, sequence: 1 });
+    const altered = `c${alter(Buffer.from(cursor.slice(1), 'base64url')).toString('base64url')}`;
+    expect(() => cursors.decode(bound, altered, 9n)).toThrow(
+      expect.objectContaining({ code: 'invalid_cursor' }),
+    );
   });
 
   it('gives positions as text', async () => {

@@ -1,4 +1,5 @@
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { asAdmin } from '../support/database.ts';
 import { happen, oneTo } from '../support/deliveries.ts';
 import { type Reply, startTestGateway, type TestGateway } from '../support/gateway.ts';
 import {
@@ -134,6 +135,36 @@ describe('GET /webhooks/{id}/events answers', () => {
     expect(sequencesIn(await pull(one.id, `?cursor=${nextOf(empty)}`))).toEqual([26]);
   });
 
+  it('200 from a cursor without counting what lies before it, also behind a change of the filter', async () => {
+    const one = await make({ enabled: false });
+    await happen(t, 3);
+    const first = nextOf(await pull(one.id, '?limit=2'));
+    const last = nextOf(await pull(one.id));
+    const event_types = [TYPE, 'mail_domain.created'];
+    await t.send('PATCH', `/webhooks/${one.id}`, { body: { event_types } });
+    await happen(t, 2);
+    const { log } = t.gateway.context;
+    const { count } = log;
+    const counted: object[] = [];
+    Object.assign(log, {
+      count: (...range: Parameters<typeof count>) => {
+        counted.push(range);
+        return count(...range);
+      },
+    });
+    const pages = [await pull(one.id, `?cursor=${first}`), await pull(one.id, `?cursor=${last}`)];
+    expect(pages.map(sequencesIn)).toEqual([
+      [3, 1, 2],
+      [1, 2],
+    ]);
+    expect(counted).toEqual([]);
+    // The same place by its position has to be counted.
+    const { position } = pages[0]?.body.data[0].log ?? {};
+    expect(sequencesIn(await pull(one.id, `?after=${position}`))).toEqual([1, 2]);
+    expect(counted).toHaveLength(1);
+    Object.assign(log, { count });
+  });
+
   it('200 from behind a position that a payload told, and to a read-only key', async () => {
     const one = await make({ enabled: false });
     await happen(t, 6);
@@ -236,5 +267,22 @@ describe('GET /webhooks/{id}/events answers', () => {
   it('409 for a position that the log does not have yet', async () => {
     const one = await make({ enabled: false });
     expect(told(await pull(one.id, '?after=99999999'))).toEqual([409, 'cursor_ahead_of_log']);
+  });
+
+  it('410 where the log has no more what the webhook begins with, rather than stepping over it', async () => {
+    const one = await make({ enabled: false });
+    await happen(t, 3);
+    const [, , third] = (await pull(one.id)).body.data;
+    const minimum = `update eventlog.log_info set minimum_position =`;
+    await asAdmin(t.database.url, `${minimum} ${third.log.position}`);
+    t = await t.restart();
+    const reply = await pull(one.id);
+    expect([...told(reply), reply.body.data]).toEqual([
+      410,
+      'cursor_gone',
+      { minimum_position: third.log.position },
+    ]);
+    const after = BigInt(third.log.position) - 1n;
+    expect(sequencesIn(await pull(one.id, `?after=${after}`))).toEqual([3]);
   });
 });

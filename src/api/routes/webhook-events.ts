@@ -74,11 +74,18 @@ const events = route({
     const row = await findVisibleWebhook(context, principal, params.id);
     const bound = context.cursors.bind({ webhook: String(row.id) }, principal);
     requireOneStart(query);
-    const started = startAsked(context, query, { bound, head: head.position });
-    const after = started ?? row.epochs[0]?.after ?? 0n;
-    const range = { after, until: head.position, limit: query.limit };
-    const { texts, scannedTo, hasMore } = await context.webhooks.pull(row, range);
-    const next = context.cursors.encode(bound, scannedTo);
+    const { position: after, numbering } = startAsked(context, query, {
+      bound,
+      head: head.position,
+    }) ?? {
+      // What it is to have and the log has no more is told, not stepped over.
+      position: context.cursors.requireInLog(row.epochs[0]?.after ?? 0n, head.position),
+      numbering: null,
+    };
+    const range = { after, numbering, until: head.position, limit: query.limit };
+    const page = await context.webhooks.pull(row, range);
+    const { texts, hasMore } = page;
+    const next = context.cursors.encode(bound, page.scannedTo, page.numbering);
     const path = `${BASE_PATH}/webhooks/${row.id}/events`;
     return {
       data: texts.map((text) => JSON.parse(text) as z.input<typeof PulledEvent>),
