@@ -3,7 +3,7 @@ import type { IncomingMessage } from 'node:http';
 import type { Socket } from 'node:net';
 import { isAllowedFrom } from '../projections/key-addresses.ts';
 import type { LiveKey, LiveKeys, Refusal } from '../projections/live-keys.ts';
-import { API_KEY_PATTERN, holdsSecretOfKey } from '../secrets.ts';
+import { API_KEY_PATTERN, holdsSecretOfKey } from '../secret-text.ts';
 
 export type Authenticated =
   | Readonly<{ key: LiveKey; refusal: null }>

@@ -8,7 +8,8 @@ import type { EventLog } from '../eventlog/eventlog.ts';
 import { newCommandId } from '../eventlog/handle-command.ts';
 import { readAllApiKeys } from '../projections/api-keys.ts';
 import type { Projector } from '../projections/projector.ts';
-import { issueApiKey, keyPrefixOf, type Secrets } from '../secrets.ts';
+import { issueApiKey, keyPrefixOf } from '../secret-text.ts';
+import type { Secrets } from '../secrets.ts';
 import { issueKey } from './key-issuing.ts';
 
 const BOOTSTRAP_RATE = 60_000;

@@ -3,7 +3,7 @@ import { toTimestamp } from '../clock.ts';
 import type { EventMeta } from '../eventlog/eventlog.ts';
 import { newCommandId } from '../eventlog/handle-command.ts';
 import type { LiveKey } from '../projections/live-keys.ts';
-import { withoutApiKeys } from '../secrets.ts';
+import { withoutApiKeys } from '../secret-text.ts';
 import type { Context } from './context.ts';
 import type { Exchange } from './exchange.ts';
 import { invalid } from './input.ts';

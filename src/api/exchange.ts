@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { LiveKey } from '../projections/live-keys.ts';
-import { holdsApiKey } from '../secrets.ts';
+import { holdsApiKey } from '../secret-text.ts';
 import type { AnyRoute } from './route.ts';
 
 /** One request on its way: what is known of it so far. */

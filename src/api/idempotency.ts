@@ -12,7 +12,7 @@ import {
 import { DomainError } from '../domain/errors.ts';
 import { canonicalJson } from '../eventlog/canonical.ts';
 import { newCommandId } from '../eventlog/handle-command.ts';
-import { holdsApiKey } from '../secrets.ts';
+import { holdsApiKey } from '../secret-text.ts';
 import type { Context } from './context.ts';
 import type { Envelope } from './envelope.ts';
 import { invalid } from './input.ts';

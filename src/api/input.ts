@@ -1,7 +1,7 @@
 import type { IncomingMessage } from 'node:http';
 import type { z } from 'zod';
 import { DomainError } from '../domain/errors.ts';
-import { withoutApiKeys } from '../secrets.ts';
+import { withoutApiKeys } from '../secret-text.ts';
 import type { AnyRoute } from './route.ts';
 
 type Issue = Readonly<{ path: string; message: string }>;

@@ -7,7 +7,7 @@ import type { ResourceRef } from '../domain/decider.ts';
 import type { EventMeta } from '../eventlog/eventlog.ts';
 import { type Handled, handleCommand, madeBefore } from '../eventlog/handle-command.ts';
 import type { ApiKeyRow } from '../projections/api-keys.ts';
-import { issueApiKey, keyPrefixOf } from '../secrets.ts';
+import { issueApiKey, keyPrefixOf } from '../secret-text.ts';
 import type { Context } from './context.ts';
 
 export type NewKey = Readonly<{

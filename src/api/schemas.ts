@@ -1,5 +1,5 @@
 import { SCOPES } from '../domain/access.ts';
-import { holdsApiKey } from '../secrets.ts';
+import { holdsApiKey } from '../secret-text.ts';
 import { z } from './zod.ts';
 
 /** Text that is asked for and not kept, so that a key's prefix may stand in it: what has it can be found. */

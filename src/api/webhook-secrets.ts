@@ -1,10 +1,6 @@
 import { saveWebhookSecret } from '../db/webhook-secrets.ts';
-import {
-  issueWebhookSecret,
-  parseWebhookSecret,
-  secretFingerprint,
-  webhookSecretPurpose,
-} from '../secrets.ts';
+import { issueWebhookSecret, parseWebhookSecret, secretFingerprint } from '../secret-text.ts';
+import { webhookSecretPurpose } from '../secrets.ts';
 import type { Context } from './context.ts';
 import { invalid } from './input.ts';
 import { BASE_PATH } from './paths.ts';

@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import type { Config } from '../config.ts';
-import { API_KEY_PATTERN } from '../secrets.ts';
+import { API_KEY_PATTERN } from '../secret-text.ts';
 import { readServerFile, type ServerFile } from '../server-file.ts';
 import { unusable } from './command.ts';
 import { dataDirOf, readSecretFile } from './data-dir.ts';

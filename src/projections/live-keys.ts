@@ -4,7 +4,8 @@ import type { Principal } from '../domain/access.ts';
 import { apiKey, apiKeyStream } from '../domain/api-key.ts';
 import type { EventLog } from '../eventlog/eventlog.ts';
 import { readState } from '../eventlog/handle-command.ts';
-import { isSameVerifier, KEY_PREFIX_LENGTH, type Secrets } from '../secrets.ts';
+import { KEY_PREFIX_LENGTH } from '../secret-text.ts';
+import { isSameVerifier, type Secrets } from '../secrets.ts';
 import { type ApiKeyRow, readAllApiKeys } from './api-keys.ts';
 import { isAllowedFrom, readAllowedCidrs } from './key-addresses.ts';
 

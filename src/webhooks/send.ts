@@ -1,6 +1,6 @@
 import type { IncomingHttpHeaders } from 'node:http';
 import { Agent, type Dispatcher } from 'undici';
-import { withoutApiKeys } from '../secrets.ts';
+import { withoutApiKeys } from '../secret-text.ts';
 import { connectFailureOf, guardedConnector } from './connector.ts';
 import type { TargetPolicy } from './target.ts';
 import type { Reply } from './verdict.ts';

@@ -4,7 +4,7 @@ import http from 'node:http';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
-import { issueApiKey } from '../../src/secrets.ts';
+import { issueApiKey } from '../../src/secret-text.ts';
 import { startTestGateway, type TestGateway } from '../support/gateway.ts';
 import { callerOf, mailguard, temporary } from './support.ts';
 

@@ -15,7 +15,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest
 import { forEachBounded } from '../../src/cli/bounded.ts';
 import { findFiles, nothingLeftOut } from '../../src/cli/mail-files.ts';
 import { findMessages, type MessageRange } from '../../src/cli/mbox.ts';
-import { issueApiKey } from '../../src/secrets.ts';
+import { issueApiKey } from '../../src/secret-text.ts';
 import { startTestGateway, type TestGateway } from '../support/gateway.ts';
 import {
   callerOf,

@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { issueApiKey } from '../../src/secrets.ts';
+import { issueApiKey } from '../../src/secret-text.ts';
 import { mailguard } from '../cli/support.ts';
 import { asAdmin } from '../support/database.ts';
 import { startTestGateway, type TestGateway } from '../support/gateway.ts';

@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { issueApiKey } from '../../src/secrets.ts';
+import { issueApiKey } from '../../src/secret-text.ts';
 import { asAdmin, createDatabase, type TestDatabase } from '../support/database.ts';
 import { startTestGateway, type TestGateway } from '../support/gateway.ts';
 import { headOf } from '../support/recorded.ts';

@@ -7,7 +7,7 @@ import { type Clock, systemClock } from '../../src/clock.ts';
 import { type Config, loadConfig } from '../../src/config.ts';
 import { createLogger } from '../../src/logger.ts';
 import { type Gateway, type Overrides, startGateway } from '../../src/main.ts';
-import { issueApiKey } from '../../src/secrets.ts';
+import { issueApiKey } from '../../src/secret-text.ts';
 import { createDatabase, type TestDatabase } from './database.ts';
 
 export type Reply = Readonly<{

@@ -2,7 +2,11 @@ import { createSecretKey } from 'node:crypto';
 import fc from 'fast-check';
 import { Webhook } from 'standardwebhooks';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
-import { issueWebhookSecret, parseWebhookSecret, secretFingerprint } from '../../src/secrets.ts';
+import {
+  issueWebhookSecret,
+  parseWebhookSecret,
+  secretFingerprint,
+} from '../../src/secret-text.ts';
 import { signDelivery } from '../../src/webhooks/signature.ts';
 
 /** Published with Standard Webhooks 1.0.0. The body has a space: what is sent is signed. */
