@@ -9,6 +9,7 @@ import { prepareEvent } from '../../src/eventlog/line.ts';
 import { readLine } from '../../src/eventlog/upcast.ts';
 import { createDatabase, type TestDatabase } from '../support/database.ts';
 import { anEvent } from '../support/events.ts';
+import { untilBlocked } from '../support/lock-waits.ts';
 import { findDisorder, parseAll, readWhole } from '../support/log-checks.ts';
 import { type Raced, race } from '../support/race.ts';
 
@@ -200,7 +201,7 @@ describe('a rogue writer that takes max+1 without the lock', () => {
     await rogue.query('begin');
     await rogue.query(ROGUE, [randomUUID()]);
     const appending = log.append({ stream: 's-1', expected: 'none', events: [anEvent()] });
-    await isBlocked('transactionid');
+    await untilBlocked(await connect(null), 'transactionid');
     await rogue.query('commit');
     expect(await appending).toMatchObject({ kind: 'appended', position: 2n });
     expect(findDisorder(parseAll(await readWhole(log)))).toEqual([]);
@@ -212,7 +213,7 @@ describe('a rogue writer that takes max+1 without the lock', () => {
     const rogue = await connect(null);
     const id = await session.place();
     const intruding = rogue.query(ROGUE, [randomUUID()]).catch((error: unknown) => error);
-    await isBlocked('transactionid');
+    await untilBlocked(await connect(null), 'transactionid');
     await session.end('commit');
     expect(await intruding).toMatchObject({ constraint: 'events_pkey' });
     const stored = parseAll(await readWhole(log));
@@ -227,7 +228,7 @@ describe('a rogue writer that takes max+1 without the lock', () => {
     await session.place();
     const id = randomUUID();
     const intruding = rogue.query(ROGUE, [id]);
-    await isBlocked('transactionid');
+    await untilBlocked(await connect(null), 'transactionid');
     await session.end('rollback');
     await intruding;
     await log.append({ stream: 's-1', expected: 'none', events: [anEvent()] });
@@ -281,19 +282,4 @@ describe('a rogue writer that takes max+1 without the lock', () => {
     expect(stored.some(({ stream }) => stream.startsWith('rogue-'))).toBe(true);
     expect(tally.refused).toBeGreaterThan(0);
   });
-
-  /** Waits until a session of this database waits for another one. */
-  async function isBlocked(event: string): Promise<void> {
-    const admin = await connect(null);
-    for (let tries = 0; tries < 500; tries += 1) {
-      const { rows } = await admin.query(
-        `select from pg_stat_activity
-         where datname = current_database() and wait_event_type = 'Lock' and wait_event = $1`,
-        [event],
-      );
-      if (rows.length > 0) return;
-      await sleep(10);
-    }
-    throw new Error('nobody waited');
-  }
 });

@@ -8,6 +8,7 @@ import type { EventLog } from '../../src/eventlog/eventlog.ts';
 import { rateLimitsProjection } from '../../src/projections/rate-limits.ts';
 import { createDatabase, type TestDatabase } from '../support/database.ts';
 import { anEvent } from '../support/events.ts';
+import { untilBlocked } from '../support/lock-waits.ts';
 import { caughtUp } from '../support/projecting.ts';
 
 const CLI = fileURLToPath(new URL('../../dist/cli.js', import.meta.url));
@@ -74,13 +75,7 @@ async function killWaiting(hold: string): Promise<unknown> {
   await admin.query('begin');
   await admin.query(hold);
   const { child, ended } = spawnRebuild();
-  for (;;) {
-    const { rows } = await watcher.query(
-      `select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`,
-    );
-    if (rows.length > 0) break;
-    if (child.exitCode !== null) throw new Error('it ended by itself');
-  }
+  await untilBlocked(watcher);
   child.kill('SIGKILL');
   await ended;
   await admin.query('rollback');

@@ -8,6 +8,7 @@ import type { ProjectedEvent, Projection } from '../../src/projections/projectio
 import { type Projector, startProjector } from '../../src/projections/projector.ts';
 import { asAdmin, createDatabase, type TestDatabase } from '../support/database.ts';
 import { anEvent } from '../support/events.ts';
+import { untilBlocked } from '../support/lock-waits.ts';
 import { gate, openGates } from '../support/projecting.ts';
 
 let database: TestDatabase;
@@ -184,13 +185,7 @@ describe('the fence', () => {
     await admin.query('begin');
     await admin.query(`select from projection_checkpoints where name = 'late' for update`);
     const position = await append(30);
-    await eventually(async () => {
-      const { rows } = await watcher.query(
-        `select from pg_stat_activity
-         where datname = current_database() and wait_event_type = 'Lock'`,
-      );
-      return rows.length > 0;
-    });
+    await untilBlocked(watcher);
     await watcher.end();
     await admin.query(`insert into applied select 'late', generate_series(1, 10)`);
     await admin.query(`update projection_checkpoints set position = 10 where name = 'late'`);

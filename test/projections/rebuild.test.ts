@@ -17,6 +17,7 @@ import {
 import { RebuildRefused } from '../../src/projections/rebuild-refused.ts';
 import { createDatabase, type TestDatabase } from '../support/database.ts';
 import { anEvent } from '../support/events.ts';
+import { untilBlocked } from '../support/lock-waits.ts';
 import { caughtUp, gate, openGates, silent } from '../support/projecting.ts';
 import { makeTally, tally } from '../support/tally.ts';
 
@@ -253,12 +254,7 @@ describe('a rebuild', () => {
     await reached;
     // As if the session of its lock had been lost: another one holds it, and is further when this one goes on.
     const moving = admin.query('update projection_copies set position = 90');
-    const watcher = await connect();
-    const waiting = `select from pg_stat_activity
-      where datname = current_database() and wait_event_type = 'Lock'`;
-    for (let n = 0; (await watcher.query(waiting)).rows.length === 0; n += 1) {
-      expect(n).toBeLessThan(1_000);
-    }
+    await untilBlocked(await connect());
     open();
     await moving;
     await expect(first).rejects.toThrow('Another rebuild of tally has taken over.');
