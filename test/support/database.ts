@@ -14,9 +14,18 @@ export type TestDatabase = Readonly<{
   drop: () => Promise<void>;
 }>;
 
+/** The server of this worker: what others do on theirs takes no connection from it. */
+function serverUrlOfWorker(): string {
+  const urls = inject('serverUrls');
+  const url = urls[Number(process.env['VITEST_POOL_ID']) - 1];
+  if (url === undefined)
+    throw new Error(`there is no server for worker ${process.env['VITEST_POOL_ID']}`);
+  return url;
+}
+
 /** A database of its own, cloned from the migrated template. */
 export async function createDatabase(): Promise<TestDatabase> {
-  const serverUrl = inject('serverUrl');
+  const serverUrl = serverUrlOfWorker();
   const name = `test_${randomUUID().replaceAll('-', '')}`;
   // Copied as files, which nobody changes, rather than page by page through the log.
   const clone = `create database ${name} template template_mailguard strategy file_copy`;

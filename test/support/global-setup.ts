@@ -8,8 +8,8 @@ import { openClient } from '../../src/db/pool.ts';
 
 declare module 'vitest' {
   export interface ProvidedContext {
-    /** URL of the run's own server, with a migrated database `template_mailguard` to clone. */
-    serverUrl: string;
+    /** URLs of the run's own servers, one for each worker, with a migrated database `template_mailguard` to clone. */
+    serverUrls: readonly string[];
   }
 }
 
@@ -33,8 +33,20 @@ function roomyDirectory(): string {
   return tmpdir();
 }
 
-/** One real PostgreSQL for the whole run; each test file clones its own database from a template. */
+/** One real PostgreSQL for each worker of the run; each test file clones its own database from a template. */
 export default async function setup(project: TestProject): Promise<() => Promise<void>> {
+  const workers = Array.from({ length: project.config.maxWorkers }, startServer);
+  const servers = await Promise.all(workers);
+  project.provide(
+    'serverUrls',
+    servers.map(({ url }) => url),
+  );
+  return async () => {
+    await Promise.all(servers.map(({ stop }) => stop()));
+  };
+}
+
+async function startServer(): Promise<Readonly<{ url: string; stop: () => Promise<void> }>> {
   const dataDir = mkdtempSync(join(roomyDirectory(), 'mailguard-test-'));
   chmodSync(dataDir, 0o711);
   const server = await startEmbeddedPostgres({ dataDir, logger: silent });
@@ -46,9 +58,11 @@ export default async function setup(project: TestProject): Promise<() => Promise
   await migrate(template.href);
   await admin.query('alter database template_mailguard is_template true');
   await admin.end();
-  project.provide('serverUrl', server.url);
-  return async () => {
-    await server.stop();
-    rmSync(dataDir, { recursive: true, force: true });
+  return {
+    url: server.url,
+    async stop() {
+      await server.stop();
+      rmSync(dataDir, { recursive: true, force: true });
+    },
   };
 }
