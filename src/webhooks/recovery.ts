@@ -69,14 +69,24 @@ export async function recover(
 
 /** Takes up what others have put into the retry set, and replays that were asked for or taken back. */
 export async function refresh(s: Running, deps: DeliveryDeps): Promise<void> {
+  // First, since more may be asked for while it is looked.
   s.loop.isStale = false;
+  try {
+    await lookAgain(s, deps);
+  } catch (error) {
+    s.loop.isStale = true;
+    throw error;
+  }
+}
+
+async function lookAgain(s: Running, deps: DeliveryDeps): Promise<void> {
   const selection = { state: 'retrying', after: -1n, limit: RETRIES_MAX * 2 } as const;
   const rows = await listRetries(deps.pool, s.id, selection);
   const { parked } = await countRetries(deps.pool, s.id);
   const isSettling = ({ position }: (typeof rows)[number]) =>
     s.unsaved.done.has(position) || s.unsaved.kept.has(position);
   // Of those the database is not up to date yet: once it is, they are looked at again.
-  s.loop.isStale = rows.some(isSettling);
+  s.loop.isStale ||= rows.some(isSettling);
   for (const row of rows) if (!isSettling(row)) askAgain(s, row);
   s.retries.parked =
     parked + [...s.unsaved.kept.values()].filter(({ state }) => state === 'parked').length;
