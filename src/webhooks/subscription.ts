@@ -48,9 +48,12 @@ export async function runSubscription(
     reload(next, secrets) {
       s.loop.isStale = true;
       if (next === null) s.loop.phase = s.loop.phase === 'running' ? 'deleted' : s.loop.phase;
-      // What the worker decided itself is newer than a read model that is behind.
-      else if (next.revision >= s.settings.row.revision) takeOver(s, next, deps);
-      s.settings.secrets = secrets;
+      // What the worker decided itself is newer than a read model that is behind; and of two reloads the one that was
+      // read first may come last, with secrets of its time.
+      else if (next.revision >= s.settings.row.revision) {
+        takeOver(s, next, deps);
+        s.settings.secrets = secrets;
+      }
       s.loop.waker.wake();
     },
     async stop() {
