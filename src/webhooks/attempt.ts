@@ -65,6 +65,7 @@ function toBegun(s: Running, deps: DeliveryDeps, item: Item): Begun {
   return {
     kind,
     startedAt: now,
+    url: s.settings.row.url,
     body: renderPayload(event, { sequence, epoch, mailDomain }),
     signedBy: livingSecrets(s.settings, now),
   };

@@ -16,6 +16,8 @@ const REPLAY_TRIES_MAX = 3;
 export type Begun = Readonly<{
   kind: AttemptKind;
   startedAt: Date;
+  /** Where it went, as the subscription was set then. */
+  url: string;
   body: string;
   /** Fingerprints of the secrets that signed. */
   signedBy: readonly string[];
@@ -31,9 +33,10 @@ export function record(
   const nowMs = deps.clock.nowMs();
   // Ended by ourselves in the middle: nobody knows whether it arrived.
   const isUnknown = isCut && sent.reply.failure === 'no_answer';
-  const verdict: Verdict = isUnknown
+  const judged: Verdict = isUnknown
     ? { outcome: 'unknown', event: 'hold', health: 'unsaid', disable: null, quietMs: null }
     : judge(sent.reply, nowMs);
+  const verdict = begun.url === s.settings.row.url ? judged : fromFormerUrl(judged);
   s.unsaved.attempts.push(toAttempt(item, { begun, sent, outcome: verdict.outcome }));
   deps.onAttempt(verdict.outcome, sent.ms);
   item.lastOutcome = verdict.outcome;
@@ -48,9 +51,16 @@ export function record(
     s.endpoint.breaker = { ...s.endpoint.breaker, failingSinceMs: since, lastFailedAtMs: nowMs };
   }
   settleItem(s, deps, item, { verdict, nowMs });
-  if (verdict.event === 'delivered') keepPending(s, nowMs);
+  if (verdict.health === 'well') keepPending(s, nowMs);
   if (wasClosed && s.endpoint.breaker.state === 'open') onOpened(s);
 }
+
+/** A URL that was left meanwhile may have taken the event; of the one that came after it says nothing. */
+const fromFormerUrl = ({ outcome, event }: Verdict): Verdict => ({
+  outcome,
+  event: event === 'delivered' ? event : 'hold',
+  ...{ health: 'unsaid', disable: null, quietMs: null },
+});
 
 function judgeHealth(
   s: Running,

@@ -1,5 +1,6 @@
 import { createSecretKey, type KeyObject } from 'node:crypto';
 import { describe, expect, it } from 'vitest';
+import { FAILED_EVENTS_MAX } from '../../src/webhooks/breaker.ts';
 import { runSubscription } from '../../src/webhooks/subscription.ts';
 import { A_CURSOR, A_ROW, handMadeDeliveries } from '../support/hand-made-deliveries.ts';
 import { eventually } from '../support/webhooks.ts';
@@ -8,6 +9,7 @@ const secretsNamed = (...fingerprints: readonly string[]): ReadonlyMap<string, K
   new Map(fingerprints.map((one) => [one, createSecretKey(Buffer.from(one.repeat(4)))]));
 const OLD = '00000001';
 const NEW = '00000002';
+const ANOTHER_URL = 'http://127.0.0.1:9999/b';
 
 describe('a subscription that is set anew', () => {
   it('signs with the newest secret, also when an older reading of it ends last', async () => {
@@ -23,6 +25,39 @@ describe('a subscription that is set anew', () => {
       (seen) => expect(seen).toEqual([1, 1]),
     );
     posts[0]?.answer(200);
+    await one.stop();
+  });
+
+  it.each([
+    ['that it is gone', 410],
+    ['that it fails', 500],
+  ])('is not judged by what a former URL says: %s', async (_, status) => {
+    const { deps, posts, happen } = handMadeDeliveries();
+    const one = await runSubscription(deps, A_CURSOR, A_ROW);
+    one.reload(A_ROW, secretsNamed(OLD));
+    await happen(FAILED_EVENTS_MAX);
+    one.wake();
+    await eventually(() => expect(posts).toHaveLength(FAILED_EVENTS_MAX));
+    one.reload({ ...A_ROW, revision: 2n, url: ANOTHER_URL }, secretsNamed(OLD));
+    for (const post of posts.splice(0)) post.answer(status);
+    await eventually(() => expect(posts).toHaveLength(FAILED_EVENTS_MAX));
+    expect(posts.map(({ url }) => url)).toEqual(posts.map(() => ANOTHER_URL));
+    expect(one.status().breaker).toBe('closed');
+    for (const post of posts) post.answer(200);
+    await one.stop();
+  });
+
+  it('does not send again what a former URL has taken', async () => {
+    const { deps, posts, happen } = handMadeDeliveries();
+    const one = await runSubscription(deps, A_CURSOR, A_ROW);
+    one.reload(A_ROW, secretsNamed(OLD));
+    await happen(1);
+    one.wake();
+    await eventually(() => expect(posts).toHaveLength(1));
+    one.reload({ ...A_ROW, revision: 2n, url: ANOTHER_URL }, secretsNamed(OLD));
+    posts[0]?.answer(200);
+    await eventually(() => expect(one.status().position).toBe(1n));
+    expect(posts).toHaveLength(1);
     await one.stop();
   });
 });
