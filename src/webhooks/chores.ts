@@ -1,3 +1,4 @@
+import { DomainError } from '../domain/errors.ts';
 import type { ParkCause } from '../domain/webhook.ts';
 import { type Item, release } from './lane.ts';
 import { commandAsSystem, noteAsSystem } from './notes.ts';
@@ -31,7 +32,19 @@ export async function chores(s: Running, deps: DeliveryDeps): Promise<void> {
 async function disable(s: Running, deps: DeliveryDeps): Promise<void> {
   if (s.untold.disable === null) return;
   const cause = s.untold.disable;
-  const revision = await commandAsSystem(deps, s.settings.row, { type: 'DisableWebhook', cause });
+  const { row } = s.settings;
+  let revision: bigint | null;
+  try {
+    const command = { type: 'DisableWebhook', cause } as const;
+    revision = await commandAsSystem(deps, { ...row, ifRevision: row.revision }, command);
+  } catch (error) {
+    // Somebody has changed it, and may have seen to it: that is waited for, and nothing is begun until it is known.
+    if (error instanceof DomainError && error.code === 'stale') return;
+    throw error;
+  }
+  s.untold.disable = null;
+  // Enabled again, and that is known already.
+  if (revision !== null && revision < s.settings.row.revision) return;
   // Until the read model says so, too; an older row is not taken for news.
   s.settings.row = {
     ...s.settings.row,
@@ -39,7 +52,6 @@ async function disable(s: Running, deps: DeliveryDeps): Promise<void> {
     cause,
     revision: revision ?? s.settings.row.revision,
   };
-  s.untold.disable = null;
   deps.logger.warn({ webhook: s.id, cause }, 'a webhook was disabled');
 }
 

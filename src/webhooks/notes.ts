@@ -32,10 +32,13 @@ export async function noteAsSystem(
   });
 }
 
-/** Carries out what the worker decides by itself; the revision afterwards, null when it is gone. */
+/**
+ * Carries out what the worker decides by itself; the revision afterwards, null when it is gone. Refused as `stale` when
+ * it was changed behind `ifRevision`.
+ */
 export async function commandAsSystem(
   { log, clock, nodeId }: Deps,
-  row: Pick<WebhookRow, 'id' | 'mailDomain'>,
+  row: Pick<WebhookRow, 'id' | 'mailDomain'> & Readonly<{ ifRevision?: bigint }>,
   command: WebhookCommand,
 ): Promise<bigint | null> {
   const handled = await handleCommand(log, webhook, {
@@ -43,6 +46,7 @@ export async function commandAsSystem(
     command,
     meta: systemMeta({ nodeId }, clock.now()),
     commandId: commandIdOf(clock.nowMs(), `webhook/${row.id}/${JSON.stringify(command, asText)}`),
+    ifRevision: row.ifRevision ?? null,
   }).catch((error: unknown) => {
     if (error instanceof DomainError && error.code === 'not_found') return null;
     throw error;

@@ -53,8 +53,9 @@ function leaveOutRetries({ ordering, retries, unsaved, gate }: Running, until: P
 }
 
 /** What was learned of an endpoint says nothing of another, nor of one that somebody has seen to. */
-function giveAnotherChance({ endpoint, ordering, retries }: Running, nowMs: number): void {
+function giveAnotherChance({ endpoint, ordering, retries, untold }: Running, nowMs: number): void {
   endpoint.quietUntilMs = 0;
+  untold.disable = null;
   // Where there is no breaker to wait for, an event waits for its own time.
   for (const item of ordering === 'strict' ? retries.byPosition.values() : []) {
     item.firstFailedAtMs = eventFailingSince(item, nowMs);

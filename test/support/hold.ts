@@ -27,6 +27,21 @@ export function holdAppends(
   return held;
 }
 
+/** Holds the answers to appends that match, when the log has them already. */
+export function holdAnswers(log: EventLog, isHeld: (command: AppendCommand) => boolean): Held {
+  const mutable = log as { append: EventLog['append'] };
+  const { append } = log;
+  const { pass, ...held } = door(1, () => {
+    mutable.append = append;
+  });
+  mutable.append = async (command) => {
+    const outcome = await append(command);
+    if (isHeld(command)) await pass();
+    return outcome;
+  };
+  return held;
+}
+
 /**
  * Runs `work` before each read of this stream, and may keep it from being read by throwing; reads of
  * other streams, of a reactor in the background for one, go on. Returns what ends that.

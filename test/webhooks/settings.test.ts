@@ -39,6 +39,7 @@ function runningWith(count: number): Running {
     retries,
     ordering: 'strict',
     settings: { row: ROW },
+    untold: { disable: null },
   } as unknown as Running;
 }
 
@@ -60,5 +61,25 @@ describe('what a new setting says is to be left out', () => {
     takeOver(s, skipTo(4n), DEPS);
     expect(s.live.items.map(({ position }) => position)).toEqual([5n, 6n]);
     expect(s.live.ready.map(({ position }) => position)).toEqual([5n]);
+  });
+});
+
+describe('what was known of an endpoint', () => {
+  it.each([
+    ['another URL is set', {}, { url: 'https://other.example.com/' }],
+    ['somebody enables it', { status: 'disabled' }, {}],
+  ])('disables nothing any more once %s', (_, before, after) => {
+    const s = runningWith(1);
+    s.settings.row = { ...ROW, ...before } as unknown as WebhookRow;
+    s.untold.disable = 'gone';
+    takeOver(s, { ...ROW, ...after } as unknown as WebhookRow, DEPS);
+    expect(s.untold.disable).toBeNull();
+  });
+
+  it('disables it where nobody has seen to it', () => {
+    const s = runningWith(1);
+    s.untold.disable = 'gone';
+    takeOver(s, { ...ROW, description: 'other words' } as unknown as WebhookRow, DEPS);
+    expect(s.untold.disable).toBe('gone');
   });
 });

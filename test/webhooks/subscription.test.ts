@@ -1,8 +1,13 @@
 import { createSecretKey, type KeyObject } from 'node:crypto';
 import { describe, expect, it } from 'vitest';
+import { type WebhookCommand, webhook, webhookTarget } from '../../src/domain/webhook.ts';
+import { handleCommand, newCommandId } from '../../src/eventlog/handle-command.ts';
 import { FAILED_EVENTS_MAX } from '../../src/webhooks/breaker.ts';
-import { runSubscription } from '../../src/webhooks/subscription.ts';
+import type { DeliveryDeps } from '../../src/webhooks/running.ts';
+import { runSubscription, type Subscription } from '../../src/webhooks/subscription.ts';
+import { meta } from '../support/events.ts';
 import { A_CURSOR, A_ROW, handMadeDeliveries } from '../support/hand-made-deliveries.ts';
+import { holdAnswers, holdAppends, recordsType } from '../support/hold.ts';
 import { eventually } from '../support/webhooks.ts';
 
 const secretsNamed = (...fingerprints: readonly string[]): ReadonlyMap<string, KeyObject> =>
@@ -10,6 +15,27 @@ const secretsNamed = (...fingerprints: readonly string[]): ReadonlyMap<string, K
 const OLD = '00000001';
 const NEW = '00000002';
 const ANOTHER_URL = 'http://127.0.0.1:9999/b';
+
+async function command({ log }: DeliveryDeps, wanted: WebhookCommand): Promise<void> {
+  const call = { ...webhookTarget(A_ROW), meta, commandId: newCommandId() };
+  await handleCommand(log, webhook, { ...call, command: wanted });
+}
+
+/** A subscription that the log knows of, as it was made. */
+async function runCreated(deps: DeliveryDeps): Promise<Subscription> {
+  await command(deps, {
+    type: 'CreateWebhook',
+    data: {
+      ...{ event_types: ['*'], ordering: 'none', mail_domain: null },
+      ...{ start_after: '0', enabled: true, secret: OLD },
+    },
+    told: { url: A_ROW.url, description: null },
+  });
+  const row = { ...A_ROW, revision: 0n };
+  const one = await runSubscription(deps, A_CURSOR, row);
+  one.reload(row, secretsNamed(OLD));
+  return one;
+}
 
 describe('a subscription that is set anew', () => {
   it('signs with the newest secret, also when an older reading of it ends last', async () => {
@@ -58,6 +84,41 @@ describe('a subscription that is set anew', () => {
     posts[0]?.answer(200);
     await eventually(() => expect(one.status().position).toBe(1n));
     expect(posts).toHaveLength(1);
+    await one.stop();
+  });
+
+  it('is not disabled for what was known of its former URL, when it is changed meanwhile', async () => {
+    const { deps, posts, happen } = handMadeDeliveries();
+    const one = await runCreated(deps);
+    await happen(1);
+    one.wake();
+    await eventually(() => expect(posts).toHaveLength(1));
+    const held = holdAppends(deps.log, recordsType('webhook.disabled'));
+    posts.splice(0)[0]?.answer(410);
+    await held.reached;
+    const told = { url: ANOTHER_URL, description: null };
+    await command(deps, { type: 'UpdateWebhook', changes: {}, told });
+    one.reload({ ...A_ROW, revision: 1n, url: ANOTHER_URL }, secretsNamed(OLD));
+    held.release();
+    await eventually(() => expect(posts.map(({ url }) => url)).toEqual([ANOTHER_URL]));
+    posts[0]?.answer(200);
+    await one.stop();
+  });
+
+  it('goes on when it is enabled before its sender has the answer that it was disabled', async () => {
+    const { deps, posts, happen } = handMadeDeliveries();
+    const one = await runCreated(deps);
+    await happen(1);
+    one.wake();
+    await eventually(() => expect(posts).toHaveLength(1));
+    const answers = holdAnswers(deps.log, recordsType('webhook.disabled'));
+    posts.splice(0)[0]?.answer(410);
+    await answers.reached;
+    await command(deps, { type: 'EnableWebhook', resume: 'cursor' });
+    one.reload({ ...A_ROW, revision: 2n }, secretsNamed(OLD));
+    answers.release();
+    await eventually(() => expect(posts).toHaveLength(1));
+    posts[0]?.answer(200);
     await one.stop();
   });
 });
