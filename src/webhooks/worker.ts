@@ -105,9 +105,14 @@ function openClaims(
   async function claimFree(): Promise<void> {
     if (isOver() || !deps.holdsLease()) return;
     const claimed = await claimCursors(deps.pool, workerId, [...owned.keys()]);
+    const ends: PromiseSettledResult<void>[] = [];
     for (let first = 0; first < claimed.length; first += CLAIMS_AT_ONCE) {
-      await Promise.all(claimed.slice(first, first + CLAIMS_AT_ONCE).map(begin));
+      const some = claimed.slice(first, first + CLAIMS_AT_ONCE);
+      ends.push(...(await Promise.allSettled(some.map(begin))));
     }
+    // Only now: what has failed is claimed again, and with it would be what is still being begun.
+    const failed = ends.find((end) => end.status === 'rejected');
+    if (failed !== undefined) throw failed.reason;
   }
 
   async function begin(cursor: CursorRow): Promise<void> {
@@ -132,7 +137,10 @@ function openClaims(
     const row = await findWebhook(deps.pool, one.id);
     one.reload(row, row === null ? NO_SECRETS : await deps.secretsOf(one.id));
     if (row === null || row.ordering === one.ordering) return { ending: null };
-    return { ending: one.stop().then(claim) };
+    const ending = one.stop().then(claim);
+    // Where nobody waits for it: what could not be claimed is claimed with the next turn.
+    ending.catch(() => undefined);
+    return { ending };
   }
 
   /** One after the other: two at once would count each other's as free. */
