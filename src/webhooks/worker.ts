@@ -125,8 +125,11 @@ function openClaims(
     void one.ended.then(() => {
       if (owned.get(row.id) === one) owned.delete(row.id);
     });
-    // Changed while it was being read.
-    await reload(one);
+    // Changed while it was being read. One that may not know of it does not go on, and is claimed again.
+    await reload(one).catch((error: unknown) => {
+      void one.stop();
+      throw error;
+    });
   }
 
   /**
