@@ -123,8 +123,11 @@ export function areMarked(lane: Lane, sentTo: Position): void {
 
 /** The marks did not get there. */
 export function areNotMarked(lane: Lane): void {
-  lane.fresh.unshift(...lane.marking.splice(0));
+  lane.fresh = [...lane.marking.splice(0), ...lane.fresh].sort(byPosition);
 }
+
+/** How far is marked is told by the last of what is taken: it must be the furthest. */
+const byPosition = (a: Item, b: Item): number => (a.position < b.position ? -1 : 1);
 
 /** Up to where something may have been sent, with these; those that wait behind them are marked along. */
 export function sentToWith(lane: Lane, marked: readonly Item[]): Position {
@@ -137,7 +140,7 @@ export function sentToWith(lane: Lane, marked: readonly Item[]): Position {
 /** Takes back the marks of what has not been tried, so that a crash does not cast doubt on it. */
 export function unmark(lane: Lane): void {
   for (const item of lane.ready) item.state = 'fresh';
-  lane.fresh = [...lane.ready, ...lane.fresh];
+  lane.fresh = [...lane.ready, ...lane.fresh].sort(byPosition);
   lane.ready = [];
   const tried = lane.items.findLast(({ state }) => state !== 'fresh' && state !== 'blocked');
   const fresh = lane.fresh[0]?.position;
@@ -236,5 +239,5 @@ export function release(gate: Gate, item: Item): void {
   const isMarked = next.position <= lane.sentTo;
   next.state = isMarked ? 'waiting' : 'fresh';
   (isMarked ? lane.ready : lane.fresh).unshift(next);
-  if (!isMarked) lane.fresh.sort((a, b) => (a.position < b.position ? -1 : 1));
+  if (!isMarked) lane.fresh.sort(byPosition);
 }

@@ -11,6 +11,7 @@ import {
   type Item,
   type Lane,
   lowWatermark,
+  release,
   sentToWith,
   takeFresh,
   toItem,
@@ -88,6 +89,39 @@ describe('the marks of what may have been sent', () => {
     areMarked(lane, sentTo);
     expect([positionsOf(lane.ready), positionsOf(lane.fresh)]).toEqual([[3], [4]]);
     expect(lane.sentTo).toBe(3n);
+  });
+
+  it.each([
+    ['got to the database', areMarked],
+    ['did not get there', areNotMarked],
+  ])(
+    'cover what is sent, whatever was taken back while they were on their way and %s',
+    (_, end) => {
+      const lane = laneOf([1, 2, 3, 4, 5]);
+      areMarked(lane, sentToWith(lane, takeFresh(lane, 2)));
+      const sentTo = sentToWith(lane, takeFresh(lane, 2));
+      unmark(lane);
+      end(lane, sentTo);
+      unmark(lane);
+      expect(positionsOf(lane.fresh)).toEqual([1, 2, 3, 4, 5]);
+      areMarked(lane, sentToWith(lane, takeFresh(lane, 3)));
+      expect([positionsOf(lane.ready), lane.sentTo]).toEqual([[1, 2, 3], 3n]);
+    },
+  );
+
+  it('cover what is sent, also where its turn was long due when they were taken back', () => {
+    const lane = laneOf([1, 2, 3, 4]);
+    const [, , third, fourth] = lane.items;
+    if (third === undefined || fourth === undefined) throw new Error('there is none');
+    const gate = createGate('key');
+    for (const item of [third, fourth]) if (!gate.enter(item)) item.state = 'blocked';
+    lane.fresh.pop();
+    areMarked(lane, sentToWith(lane, takeFresh(lane, 3)));
+    third.state = 'over';
+    lane.ready.pop();
+    release(gate, third);
+    unmark(lane);
+    expect(positionsOf(lane.fresh)).toEqual([1, 2, 4]);
   });
 
   it('cover everything that was tried, and are taken back from nothing else', () =>
