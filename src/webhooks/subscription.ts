@@ -76,6 +76,7 @@ async function run(s: Running, deps: DeliveryDeps): Promise<void> {
   for (let failures = 0; ; ) {
     const news = s.loop.waker.listen();
     let pauseMs = 0;
+    const isEnding = s.loop.phase !== 'running';
     try {
       if (!(await work(s, deps))) break;
       failures = 0;
@@ -84,7 +85,8 @@ async function run(s: Running, deps: DeliveryDeps): Promise<void> {
       if (!isConnectionError(error)) {
         deps.logger.error({ err: error, webhook: s.id }, 'deliveries failed on a bug');
       }
-      if (s.loop.phase !== 'running') break;
+      // The end in good order is tried once, also when a round before it has failed.
+      if (isEnding) break;
       failures += 1;
       pauseMs = Math.min(FAILED_PAUSE_MS * failures, FAILED_PAUSE_MS_MAX);
     }

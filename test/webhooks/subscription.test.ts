@@ -1,12 +1,18 @@
 import { createSecretKey, type KeyObject } from 'node:crypto';
 import { describe, expect, it } from 'vitest';
+import { ATTEMPT_COLUMNS } from '../../src/db/webhook-attempts.ts';
 import { type WebhookCommand, webhook, webhookTarget } from '../../src/domain/webhook.ts';
 import { handleCommand, newCommandId } from '../../src/eventlog/handle-command.ts';
 import { FAILED_EVENTS_MAX } from '../../src/webhooks/breaker.ts';
 import type { DeliveryDeps } from '../../src/webhooks/running.ts';
 import { runSubscription, type Subscription } from '../../src/webhooks/subscription.ts';
 import { meta } from '../support/events.ts';
-import { A_CURSOR, A_ROW, handMadeDeliveries } from '../support/hand-made-deliveries.ts';
+import {
+  A_CURSOR,
+  A_ROW,
+  type Asked,
+  handMadeDeliveries,
+} from '../support/hand-made-deliveries.ts';
 import { holdAnswers, holdAppends, recordsType } from '../support/hold.ts';
 import { eventually } from '../support/webhooks.ts';
 
@@ -14,6 +20,8 @@ const secretsNamed = (...fingerprints: readonly string[]): ReadonlyMap<string, K
   new Map(fingerprints.map((one) => [one, createSecretKey(Buffer.from(one.repeat(4)))]));
 const OLD = '00000001';
 const NEW = '00000002';
+/** Where outcomes stand among the values of a statement that puts things down. */
+const OUTCOMES = 12 + ATTEMPT_COLUMNS.findIndex(([name]) => name === 'outcome');
 const ANOTHER_URL = 'http://127.0.0.1:9999/b';
 
 async function command({ log }: DeliveryDeps, wanted: WebhookCommand): Promise<void> {
@@ -120,5 +128,39 @@ describe('a subscription that is set anew', () => {
     await eventually(() => expect(posts).toHaveLength(1));
     posts[0]?.answer(200);
     await one.stop();
+  });
+});
+
+const isSettle = ({ text }: Asked) => text.includes('as moved from moved');
+
+describe('a subscription that is stopped', () => {
+  it('lets what is under way end and puts it down, also when the database fails as it is told', async () => {
+    let fail = (): void => undefined;
+    const failing = new Promise<never>((_, reject) => {
+      fail = () => reject(new Error('Connection terminated'));
+    });
+    const outcomes: unknown[] = [];
+    let settles = 0;
+    const { deps, posts, happen } = handMadeDeliveries((asked) => {
+      if (!isSettle(asked)) return null;
+      settles += 1;
+      // The first gives the marks; the second puts down what came of the first event.
+      if (settles === 2) return failing;
+      outcomes.push(...(asked.values[OUTCOMES] as unknown[]));
+      return null;
+    });
+    const one = await runSubscription(deps, A_CURSOR, A_ROW);
+    one.reload(A_ROW, secretsNamed(OLD));
+    await happen(2);
+    one.wake();
+    await eventually(() => expect(posts).toHaveLength(2));
+    posts[0]?.answer(200);
+    await eventually(() => expect(settles).toBe(2));
+    const stopped = one.stop();
+    fail();
+    await eventually(() => expect(one.status().inFlight).toBe(1));
+    posts[1]?.answer(200);
+    await stopped;
+    expect(outcomes).toEqual(['delivered', 'delivered']);
   });
 });
