@@ -127,9 +127,11 @@ function dispatch(s: Running, deps: DeliveryDeps): void {
     if (item === null) return;
     const isBegun = attempt(s, deps, item, () => {
       dispatch(s, deps);
-      // Results wait for company, but not for long; and there must be more to send before there is none.
+      // Results wait for company, but not for long: the first has the wait cut to that. And there must be more to send
+      // before there is none.
       const isShort = s.live.ready.length < SLOTS * 2;
-      if (isShort || s.unsaved.attempts.length >= PAGE_EVENTS || s.untold.disable !== null)
+      const { length: results } = s.unsaved.attempts;
+      if (isShort || results === 1 || results >= PAGE_EVENTS || s.untold.disable !== null)
         s.loop.waker.wake();
     });
     if (isBegun) continue;

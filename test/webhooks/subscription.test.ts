@@ -4,7 +4,7 @@ import { ATTEMPT_COLUMNS } from '../../src/db/webhook-attempts.ts';
 import { type WebhookCommand, webhook, webhookTarget } from '../../src/domain/webhook.ts';
 import { handleCommand, newCommandId } from '../../src/eventlog/handle-command.ts';
 import { FAILED_EVENTS_MAX } from '../../src/webhooks/breaker.ts';
-import type { DeliveryDeps } from '../../src/webhooks/running.ts';
+import { type DeliveryDeps, SLOTS } from '../../src/webhooks/running.ts';
 import { runSubscription, type Subscription } from '../../src/webhooks/subscription.ts';
 import { meta } from '../support/events.ts';
 import {
@@ -162,5 +162,28 @@ describe('a subscription that is stopped', () => {
     posts[1]?.answer(200);
     await stopped;
     expect(outcomes).toEqual(['delivered', 'delivered']);
+  });
+});
+
+describe('what comes of deliveries', () => {
+  it('is put down soon, also while many more are marked and the endpoint takes its time', async () => {
+    const outcomes: unknown[] = [];
+    const { deps, posts, happen } = handMadeDeliveries((asked) => {
+      if (isSettle(asked)) outcomes.push(...(asked.values[OUTCOMES] as unknown[]));
+      return null;
+    });
+    const one = await runSubscription(deps, A_CURSOR, A_ROW);
+    one.reload(A_ROW, secretsNamed(OLD));
+    const count = SLOTS * 4;
+    await happen(count);
+    one.wake();
+    await eventually(() => expect(posts).toHaveLength(SLOTS));
+    posts[0]?.answer(200);
+    await eventually(() => expect(outcomes).toEqual(['delivered']));
+    for (let n = 1; n < count; n += 1) {
+      await eventually(() => expect(posts.length).toBeGreaterThan(n));
+      posts[n]?.answer(200);
+    }
+    await one.stop();
   });
 });
