@@ -108,6 +108,9 @@ function askAgain(s: Running, row: RetryRow): void {
   item.posts = 0;
   item.dueAtMs = row.dueAt.getTime();
   item.firstFailedAtMs = row.firstFailedAt.getTime();
+  // Given up while it was asked for, and not recorded yet: it has all its tries again.
+  const givenUp = s.untold.parks.findIndex((park) => park.item === item);
+  if (givenUp !== -1) s.untold.parks.splice(givenUp, 1);
 }
 
 /** The retry set as it is kept; those that were marked as being sent when their owner ended. */

@@ -80,7 +80,10 @@ type Endpoint = { breaker: Breaker; quietUntilMs: number };
 /** How many tries have begun and not ended; changed by `attempt` alone. */
 type UnderWay = { all: number; retries: number };
 
-/** What is to be recorded in the log, in order; `record` and `chores` ask for it, `chores` does it. */
+/**
+ * What is to be recorded in the log, in order; `record` and `chores` ask for it, `chores` does it, `settings` and
+ * `recovery` take back what is not so any more.
+ */
 type Untold = {
   readonly notes: Readonly<{ note: WebhookNote; occasion: string; atMs: number }>[];
   readonly parks: Readonly<{ item: Item; cause: ParkCause }>[];

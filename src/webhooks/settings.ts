@@ -58,6 +58,8 @@ function giveAnotherChance({ endpoint, ordering, retries, untold }: Running, now
   untold.disable = null;
   // Where there is no breaker to wait for, an event waits for its own time.
   for (const item of ordering === 'strict' ? retries.byPosition.values() : []) {
+    // About to be parked.
+    if (!Number.isFinite(item.dueAtMs)) continue;
     item.firstFailedAtMs = eventFailingSince(item, nowMs);
     item.dueAtMs = Math.min(item.dueAtMs, nowMs);
   }

@@ -2,7 +2,7 @@ import type pg from 'pg';
 import { describe, expect, it } from 'vitest';
 import { memoryEventLog } from '../../src/eventlog/memory.ts';
 import type { WebhookRow } from '../../src/projections/webhooks.ts';
-import { createGate, createLane } from '../../src/webhooks/lane.ts';
+import { createGate, createLane, type Item } from '../../src/webhooks/lane.ts';
 import { refresh } from '../../src/webhooks/recovery.ts';
 import type { DeliveryDeps, Running } from '../../src/webhooks/running.ts';
 import { nothingUnsaved } from '../../src/webhooks/unsaved.ts';
@@ -19,15 +19,13 @@ const staleOne = (): Running =>
     ),
     ...{ id: 1, replays: [], ordering: 'none', gate: createGate('none'), settings: { row: ROW } },
     ...{ retries: { byPosition: new Map(), marked: [], parked: 0 }, unsaved: nothingUnsaved() },
+    untold: { notes: [], parks: [], disable: null, isBacklogTold: false },
     loop: { phase: 'running', isStale: true },
   }) as unknown as Running;
 
-/** A database that has nothing; `onQuery` runs while each of these statements is under way. */
-function depsWith(onQuery: (text: string) => void): DeliveryDeps {
-  const query = async (text: string) => {
-    onQuery(text);
-    return { rows: [] };
-  };
+/** A database that has what `onQuery` says, which runs while each of its statements is under way. */
+function depsWith(onQuery: (text: string) => object[]): DeliveryDeps {
+  const query = async (text: string) => ({ rows: onQuery(text) });
   const clock = { now: () => new Date(0), nowMs: () => 0 };
   return { clock, log: memoryEventLog(), pool: { query } as unknown as pg.Pool } as DeliveryDeps;
 }
@@ -37,7 +35,7 @@ describe('what others have asked for', () => {
     const s = staleOne();
     await refresh(
       s,
-      depsWith(() => undefined),
+      depsWith(() => []),
     );
     expect(s.loop.isStale).toBe(false);
   });
@@ -47,6 +45,7 @@ describe('what others have asked for', () => {
     const deps = depsWith((text) => {
       // The retries have been read; what is asked for now is not among them.
       if (text.includes('count(*)')) s.loop.isStale = true;
+      return [];
     });
     await refresh(s, deps);
     expect(s.loop.isStale).toBe(true);
@@ -58,9 +57,26 @@ describe('what others have asked for', () => {
       const s = staleOne();
       const deps = depsWith((text) => {
         if (text.includes(`from ${table}`)) throw new Error('Connection terminated');
+        return [];
       });
       await expect(refresh(s, deps)).rejects.toThrow('Connection terminated');
       expect(s.loop.isStale).toBe(true);
     },
   );
+
+  it('is tried again also where it was given up in the same moment', async () => {
+    const s = staleOne();
+    const item = {
+      ...{ position: 3n, state: 'waiting', tries: 10, dueAtMs: Number.POSITIVE_INFINITY },
+      askedAt: null,
+    } as Item;
+    s.retries.byPosition.set(item.position, item);
+    s.untold.parks.push({ item, cause: 'gave_up' });
+    const now = '1970-01-01T00:00:01Z';
+    const row = { position: '3', sequence: '3', due_at: now, first_failed_at: now, asked_at: now };
+    const deps = depsWith((text) => (text.includes('order by position') ? [row] : []));
+    await refresh(s, deps);
+    expect([item.tries, item.dueAtMs]).toEqual([0, 1_000]);
+    expect(s.untold.parks).toEqual([]);
+  });
 });

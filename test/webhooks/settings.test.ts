@@ -82,4 +82,15 @@ describe('what was known of an endpoint', () => {
     takeOver(s, { ...ROW, description: 'other words' } as unknown as WebhookRow, DEPS);
     expect(s.untold.disable).toBe('gone');
   });
+
+  it('has what was given up not tried again, though others need not wait any more', () => {
+    const s = runningWith(2);
+    const [givenUp, waiting] = s.live.items;
+    if (givenUp === undefined || waiting === undefined) throw new Error('there is none');
+    for (const item of [givenUp, waiting]) s.retries.byPosition.set(item.position, item);
+    givenUp.dueAtMs = Number.POSITIVE_INFINITY;
+    waiting.dueAtMs = 7;
+    takeOver(s, { ...ROW, url: 'https://other.example.com/' } as unknown as WebhookRow, DEPS);
+    expect([givenUp.dueAtMs, waiting.dueAtMs]).toEqual([Number.POSITIVE_INFINITY, 0]);
+  });
 });
