@@ -90,14 +90,23 @@ export async function loadLiveKeys(deps: Deps): Promise<LiveKeys> {
     cutUnless(cuts.get(id), ({ address }) => isValid && isAllowedFrom(key.principal, address));
   }
 
+  let readings = 0;
+  /** The last reading of a key that failed, by when it was begun. */
+  const failed = new Map<number, number>();
+
   async function reload(id: number): Promise<void> {
+    readings += 1;
+    const reading = readings;
     try {
       const fresh = await readKey(deps, id);
       if (fresh === null) index.bury(id);
+      // What was read before one that failed may be from before the change that it was to learn of.
+      else if (reading < (failed.get(id) ?? 0)) return;
       else if (fresh.revision >= (index.find(id)?.revision ?? -1n)) index.put(fresh);
     } catch (error) {
       // What cannot be read any more must not go on being trusted; it comes back when it can be.
       index.remove(id);
+      failed.set(id, Math.max(reading, failed.get(id) ?? 0));
       setTimeout(() => void reload(id).catch(() => undefined), RELOAD_MS).unref();
       throw error;
     } finally {
