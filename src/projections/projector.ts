@@ -122,7 +122,9 @@ async function applyPage(
   const page = await readPage(log, projection, { after: r.position, until: head });
   if (page.events.length === 0) {
     r.position = page.scannedTo;
-    if (r.position - r.savedPosition >= IDLE_SAVE_POSITIONS) await saveCheckpoint(pool, r);
+    // It is where it is, saved or not, and whoever waits for that hears of it; the next one is saved.
+    const isDue = r.position - r.savedPosition >= IDLE_SAVE_POSITIONS;
+    if (isDue) await saveCheckpoint(pool, r).catch(() => undefined);
     return;
   }
   const reached = await inTransaction(pool, async (db) => {
