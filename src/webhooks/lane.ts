@@ -114,8 +114,9 @@ export function takeFresh(lane: Lane, max: number): readonly Item[] {
   return [...lane.marking];
 }
 
-/** The marks are in the database, up to there. */
+/** The marks are in the database, up to there. Those that were taken back meanwhile are not given again by that. */
 export function areMarked(lane: Lane, sentTo: Position): void {
+  if (lane.marking.length === 0) return;
   lane.sentTo = sentTo;
   for (const item of lane.marking) item.state = 'waiting';
   lane.ready.push(...lane.marking.splice(0));
@@ -137,11 +138,15 @@ export function sentToWith(lane: Lane, marked: readonly Item[]): Position {
   return last.reduce((a, b) => (a > b ? a : b));
 }
 
-/** Takes back the marks of what has not been tried, so that a crash does not cast doubt on it. */
+/**
+ * Takes back the marks of what has not been tried, also those that are on their way, so that a crash does not cast doubt
+ * on it.
+ */
 export function unmark(lane: Lane): void {
   for (const item of lane.ready) item.state = 'fresh';
-  lane.fresh = [...lane.ready, ...lane.fresh].sort(byPosition);
+  lane.fresh = [...lane.ready, ...lane.marking, ...lane.fresh].sort(byPosition);
   lane.ready = [];
+  lane.marking = [];
   const tried = lane.items.findLast(({ state }) => state !== 'fresh' && state !== 'blocked');
   const fresh = lane.fresh[0]?.position;
   const low = lowWatermark(lane).position;

@@ -109,6 +109,23 @@ describe('the marks of what may have been sent', () => {
     },
   );
 
+  it.each([
+    ['what was marked before', 2, 0],
+    ['what is on its way', 0, 2],
+    ['both', 1, 1],
+  ])(
+    'are not there any more once they were taken back while a round was put down: %s',
+    (_, before, now) => {
+      const lane = laneOf([1, 2, 3, 4]);
+      areMarked(lane, sentToWith(lane, takeFresh(lane, before)));
+      const sentTo = sentToWith(lane, takeFresh(lane, now));
+      unmark(lane);
+      areMarked(lane, sentTo);
+      expect([positionsOf(lane.fresh), positionsOf(lane.ready)]).toEqual([[1, 2, 3, 4], []]);
+      expect(lane.sentTo).toBe(0n);
+    },
+  );
+
   it('cover what is sent, also where its turn was long due when they were taken back', () => {
     const lane = laneOf([1, 2, 3, 4]);
     const [, , third, fourth] = lane.items;
