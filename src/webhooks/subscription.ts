@@ -156,8 +156,9 @@ async function finish(s: Running, deps: DeliveryDeps): Promise<boolean> {
 
 function waitMs(s: Running, { clock, lookMs }: DeliveryDeps): number {
   const nowMs = clock.nowMs();
-  const hasFresh = lanesOf(s).some(({ fresh }) => fresh.length > 0);
-  if (hasFresh && s.underWay.all > 0) return PACE_MS;
+  const isMarkable =
+    lanesOf(s).some(({ fresh }) => fresh.length > 0) || dueRetries(s, nowMs, 1).length > 0;
+  if (isMarkable && s.underWay.all > 0) return PACE_MS;
   if (s.unsaved.sinceMs !== null) return Math.max(1, s.unsaved.sinceMs + FLUSH_MS - nowMs);
   if (s.replays.some(isThrough)) return 1;
   const due = nextDueAt(s, nowMs);

@@ -1,4 +1,4 @@
-import { createSecretKey, type KeyObject } from 'node:crypto';
+import { createSecretKey, type KeyObject, randomUUID } from 'node:crypto';
 import { describe, expect, it } from 'vitest';
 import { ATTEMPT_COLUMNS } from '../../src/db/webhook-attempts.ts';
 import { type WebhookCommand, webhook, webhookTarget } from '../../src/domain/webhook.ts';
@@ -184,6 +184,37 @@ describe('what comes of deliveries', () => {
       await eventually(() => expect(posts.length).toBeGreaterThan(n));
       posts[n]?.answer(200);
     }
+    await one.stop();
+  });
+});
+
+describe('an event that somebody has asked for', () => {
+  it('is sent though marks were given only just, and the endpoint takes its time', async () => {
+    let wanted: object[] = [];
+    const { deps, posts, happen } = handMadeDeliveries(({ text }) =>
+      text.includes('from webhook_retries') && text.includes('order by position') ? wanted : null,
+    );
+    const one = await runSubscription(deps, A_CURSOR, A_ROW);
+    one.reload(A_ROW, secretsNamed(OLD));
+    await happen(2);
+    one.wake();
+    await eventually(() => expect(posts).toHaveLength(2));
+    const now = new Date().toISOString();
+    wanted = [
+      {
+        ...{ position: '1', event_id: randomUUID(), key: 'k', epoch: 1, sequence: '1', tries: 0 },
+        ...{
+          due_at: now,
+          first_failed_at: now,
+          asked_at: now,
+          state: 'retrying',
+          is_sending: false,
+        },
+      },
+    ];
+    one.reload(A_ROW, secretsNamed(OLD));
+    await eventually(() => expect(posts).toHaveLength(3));
+    for (const post of posts) post.answer(200);
     await one.stop();
   });
 });
