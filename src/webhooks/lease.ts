@@ -5,6 +5,8 @@ import { endLease, renewLease } from '../db/webhook-workers.ts';
 export type Lease = Readonly<{
   /** False once others may have taken over: then nothing more may be sent. */
   holds: () => boolean;
+  /** How often that has been so before it was renewed: what this process had may be another's since. */
+  lapses: () => number;
   /** Renews it when that is due; true when it was. */
   keep: () => Promise<boolean>;
   end: () => Promise<void>;
@@ -24,13 +26,16 @@ export function openLease(
   const ownMs = leaseMs * 0.8;
   let validUntilMs = 0;
   let renewedAtMs = Number.NEGATIVE_INFINITY;
+  let lapses = 0;
   const holds = () => performance.now() < validUntilMs;
   return {
     holds,
+    lapses: () => lapses,
     async keep() {
       const askedAt = performance.now();
       if (askedAt - renewedAtMs < renewMs && holds()) return false;
       await renewLease(pool, worker);
+      if (!holds()) lapses += 1;
       // From before the question: the answer may have been long on its way.
       validUntilMs = askedAt + ownMs;
       renewedAtMs = askedAt;

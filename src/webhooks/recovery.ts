@@ -47,7 +47,7 @@ export async function recover(
     underWay: { all: 0, retries: 0 },
     unsaved: nothingUnsaved(),
     untold: { notes: [], parks: [], disable: null, isBacklogTold: false },
-    saved: { atMs: clock.nowMs(), ownMs: 0 },
+    saved: { atMs: clock.nowMs(), ownMs: 0, lapses: deps.lapses() },
     doubt: { until: sentTo, delivered, isClean: place.isClean },
     loop: {
       phase: 'running',

@@ -36,6 +36,8 @@ export type DeliveryDeps = Readonly<{
   lookMs: number;
   /** False once this process may have been taken for dead: then nothing more may be sent. */
   holdsLease: () => boolean;
+  /** How often that has been so, and is not any more. */
+  lapses: () => number;
   onAttempt: (outcome: string, ms: number) => void;
   logger: Readonly<Record<'warn' | 'error', (fields: object, message: string) => void>>;
 }>;
@@ -92,12 +94,14 @@ type Untold = {
   isBacklogTold: boolean;
 };
 
-/** When something was last put down; changed by `settling` alone. */
+/** When something was last put down, so that it was ours then; changed by `settling` alone. */
 type Saved = {
   /** By the clock. */
   atMs: number;
   /** By the process's own timer, which nobody sets. */
   ownMs: number;
+  /** By the lease, which has lapsed so often until then. */
+  lapses: number;
 };
 
 /** How the work goes on; changed by `subscription`, but that `record` and `recovery` may find it stale. */

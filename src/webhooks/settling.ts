@@ -76,6 +76,7 @@ export async function settleRound(
     wanted.lanes.map(({ lane, items }) => [lane, sentToWith(lane, items)] as const),
   );
   const batch = toBatch(s, marks, isClean);
+  const lapses = deps.lapses();
   const taken = s.unsaved;
   s.unsaved = nothingUnsaved();
   let isOurs: boolean;
@@ -87,6 +88,7 @@ export async function settleRound(
     throw error;
   }
   if (!isOurs) return false;
+  s.saved.lapses = lapses;
   s.saved.ownMs = performance.now();
   s.saved.atMs = deps.clock.nowMs();
   s.live.saved = batch.place.position;

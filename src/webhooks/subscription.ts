@@ -111,7 +111,8 @@ async function work(s: Running, deps: DeliveryDeps): Promise<boolean> {
   await loadEvents(deps, due);
   const known = due.filter(({ event }) => event !== null);
   const wanted = takeWanted(s, marks, known);
-  if (isDue(s, wanted, nowMs) && !(await settleRound(s, deps, wanted))) {
+  const mustSettle = isDoubted(s, deps) || isDue(s, wanted, nowMs);
+  if (mustSettle && !(await settleRound(s, deps, wanted))) {
     // Another has it: what is under way there is theirs to know of.
     return false;
   }
@@ -119,8 +120,15 @@ async function work(s: Running, deps: DeliveryDeps): Promise<boolean> {
   return true;
 }
 
+/** The lease has lapsed since the database last said that it is ours. */
+const isDoubted = (s: Running, { lapses }: DeliveryDeps): boolean => s.saved.lapses !== lapses();
+
 /** Begins whatever may go now. */
 function dispatch(s: Running, deps: DeliveryDeps): void {
+  if (isDoubted(s, deps)) {
+    s.loop.waker.wake();
+    return;
+  }
   for (;;) {
     const nowMs = deps.clock.nowMs();
     const item = pick(s, deps, nowMs);

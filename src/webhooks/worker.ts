@@ -18,7 +18,7 @@ export type Worker = Readonly<{
   stop: () => Promise<void>;
 }>;
 
-export type WorkerDeps = Omit<DeliveryDeps, 'tail' | 'holdsLease'> &
+export type WorkerDeps = Omit<DeliveryDeps, 'tail' | 'holdsLease' | 'lapses'> &
   Readonly<{
     /** Waits until the read model of subscriptions is at a position; false when it took too long. */
     caughtUp: (position: Position) => Promise<boolean>;
@@ -59,7 +59,8 @@ export async function startWorker(deps: WorkerDeps): Promise<Worker> {
     },
     head,
   );
-  const delivery: DeliveryDeps = { ...deps, tail, holdsLease: lease.holds };
+  const { holds: holdsLease, lapses } = lease;
+  const delivery: DeliveryDeps = { ...deps, tail, holdsLease, lapses };
   const claims = openClaims(delivery, { workerId, owned, isOver: () => isStopped });
   if (deps.isAlone) await forgetOtherWorkers(deps.pool, workerId);
   await lease.keep();

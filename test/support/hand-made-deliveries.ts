@@ -63,7 +63,7 @@ export function handMadeDeliveries(answering: Answering = () => null) {
     secretsOf: async () => new Map(),
     // Longer than any test: what nobody wakes is found out.
     lookMs: 600_000,
-    holdsLease: () => true,
+    ...{ holdsLease: () => true, lapses: () => 1 },
     onAttempt: () => undefined,
     logger: { warn: () => undefined, error: () => undefined },
   } as unknown as DeliveryDeps;

@@ -218,3 +218,37 @@ describe('an event that somebody has asked for', () => {
     await one.stop();
   });
 });
+
+describe('a subscription whose lease has lapsed, and is held again', () => {
+  it('sends nothing that it had marked before the database has said that it is still its own', async () => {
+    let lapses = 1;
+    const { deps, posts, happen } = handMadeDeliveries((asked) =>
+      // Another has taken it meanwhile.
+      isSettle(asked) && lapses > 1 ? [{ moved: 0 }] : null,
+    );
+    const one = await runSubscription({ ...deps, lapses: () => lapses }, A_CURSOR, A_ROW);
+    one.reload(A_ROW, secretsNamed(OLD));
+    await happen(SLOTS * 2);
+    one.wake();
+    await eventually(() => expect(posts).toHaveLength(SLOTS));
+    lapses += 1;
+    posts[0]?.answer(200);
+    await one.ended;
+    expect(posts).toHaveLength(SLOTS);
+  });
+
+  it('goes on at once where it is', async () => {
+    let lapses = 1;
+    const { deps, posts, happen } = handMadeDeliveries();
+    const one = await runSubscription({ ...deps, lapses: () => lapses }, A_CURSOR, A_ROW);
+    one.reload(A_ROW, secretsNamed(OLD));
+    await happen(SLOTS * 2);
+    one.wake();
+    await eventually(() => expect(posts).toHaveLength(SLOTS));
+    lapses += 1;
+    for (const post of posts.splice(0)) post.answer(200);
+    await eventually(() => expect(posts).toHaveLength(SLOTS));
+    for (const post of posts) post.answer(200);
+    await one.stop();
+  });
+});
