@@ -43,9 +43,10 @@ export async function transfer(deps: EffectDeps, id: string, how: Transfer): Pro
     const send = state === 'reject_requested' ? deps.outlet.reject : deps.outlet.release;
     const { how: vanishedHow, ...tried } = await send(history, started, how.signal);
     const finish = { type: 'FinishTransfer', attempt: started.attempt, ...tried } as const;
-    const finished = await untilRecorded(how.signal, () =>
-      tell(deps, history, { ...finish, now: toTimestamp(deps.clock.now()) }),
-    );
+    const finished = await untilRecorded(how.signal, (commandId) => {
+      const command = { ...finish, now: toTimestamp(deps.clock.now()) };
+      return record(deps, history, { command, commandId });
+    });
     if (tried.cause === 'content_gone') await tell(deps, history, vanish(vanishedHow));
     if (finished.state === 'rejected') await deps.store.remove(id);
   });
@@ -76,8 +77,9 @@ export async function retrain(deps: EffectDeps, id: string, signal: AbortSignal)
         ? ({ outcome: 'unavailable', status: null } as const)
         : await deps.rspamd.learn(kind, opened.bytes, opened.sizeBytes);
     const { outcome, status } = learned;
-    await untilRecorded(signal, () =>
-      tell(deps, { ...history, asked }, { type: 'FinishRetrain', class: kind, outcome, status }),
+    const command = { type: 'FinishRetrain', class: kind, outcome, status } as const;
+    await untilRecorded(signal, (commandId) =>
+      record(deps, { ...history, asked }, { command, commandId }),
     );
   }
 }
@@ -85,11 +87,13 @@ export async function retrain(deps: EffectDeps, id: string, signal: AbortSignal)
 /** What was done must be recorded however long that takes; only stopping leaves it to the next start. */
 async function untilRecorded<Recorded>(
   signal: AbortSignal,
-  record: () => Promise<Recorded>,
+  work: (commandId: string) => Promise<Recorded>,
 ): Promise<Recorded> {
+  // One for all tries: what is in the log, though its answer was lost, is found there and not recorded twice.
+  const commandId = newCommandId();
   for (;;) {
     try {
-      return await record();
+      return await work(commandId);
     } catch (error) {
       const isPassing =
         isConnectionError(error) || (error instanceof DomainError && error.code === 'unavailable');
@@ -99,10 +103,13 @@ async function untilRecorded<Recorded>(
   }
 }
 
-async function tell(
+const tell = (deps: EffectDeps, history: OpenedHistory, command: QuarantineCommand) =>
+  record(deps, history, { command, commandId: newCommandId() });
+
+async function record(
   deps: EffectDeps,
   history: OpenedHistory,
-  command: QuarantineCommand,
+  { command, commandId }: Readonly<{ command: QuarantineCommand; commandId: string }>,
 ): Promise<QuarantinedMessage> {
   const { state } = await handleCommand(deps.log, quarantinedMessage, {
     stream: history.stream,
@@ -110,7 +117,7 @@ async function tell(
     mailDomains: history.mailDomains,
     command,
     meta: metaAfter(history, deps),
-    commandId: newCommandId(),
+    commandId,
   });
   return state;
 }
