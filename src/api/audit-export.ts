@@ -61,6 +61,8 @@ export async function streamExport(
   const forgetKey = context.liveKeys.onEnd(call.key, call.meta.source.ip ?? '', cut);
   const forgetStop = context.onStop(cut);
   response.once('close', () => abort.abort());
+  // Its client may have gone while the export was prepared, and a connection closes once.
+  if (response.destroyed) abort.abort();
   const scannedTo = reading.order === 'asc' ? reading.after : reading.until;
   const tally: Tally = { count: 0, first: null, last: null, scannedTo };
   let ended: 'complete' | 'cut' = 'cut';
@@ -208,6 +210,7 @@ function openSink(call: Call<unknown, unknown, unknown>, signal: AbortSignal) {
 
 async function finished(response: ServerResponse, signal: AbortSignal): Promise<void> {
   if (response.writableFinished) return;
+  signal.throwIfAborted();
   const timeout = AbortSignal.timeout(STALL_MS);
   const gone = new AbortController();
   signal.addEventListener('abort', () => gone.abort(), { once: true });

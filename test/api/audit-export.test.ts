@@ -1,3 +1,4 @@
+import { get } from 'node:http';
 import { gunzipSync } from 'node:zlib';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { EXPORTS_MAX } from '../../src/api/audit-export.ts';
@@ -267,6 +268,39 @@ describe('a long export', () => {
     const running = await openExport(t, t.bootstrapKey);
     running.response.destroy();
     expect(await endOfExport(before)).toMatchObject({ outcome: 'failure', data: { ended: 'cut' } });
+  });
+
+  it.each([
+    ['with everything before it', '', 'identity'],
+    ['with nothing to be told, packed', 'order=asc&to=2000-01-01T00:00:00Z', 'gzip'],
+  ])('is over at once when its reader went away before it began (%s)', async (_, query, coding) => {
+    const before = await headOf(t);
+    const { log } = t.gateway.context;
+    const { head } = log;
+    const url = `${t.url}/api/v1/audit/logs?${query}`;
+    const headers = { ...NDJSON, 'X-API-Key': t.bootstrapKey, 'Accept-Encoding': coding };
+    const cuts = () => t.logged.filter((line) => line.includes('"cut":true')).length;
+    const cutsBefore = cuts();
+    // While the gateway looks for the head its client goes; it finds the head once it has seen that.
+    const isGone = new Promise<void>((resolve, reject) => {
+      Object.assign(log, {
+        async head() {
+          Object.assign(log, { head });
+          request.destroy();
+          await expect
+            .poll(cuts)
+            .toBe(cutsBefore + 1)
+            .then(resolve, reject);
+          return head();
+        },
+      });
+    });
+    const request = get(url, { headers, agent: false }).on('error', () => undefined);
+    await isGone;
+    expect(await endOfExport(before)).toMatchObject({
+      outcome: 'failure',
+      data: { ended: 'cut', count: 0 },
+    });
   });
 
   it('503: is one of a few at a time', async () => {
