@@ -78,6 +78,34 @@ describe('DELETE of a key while it is rotated', () => {
   });
 });
 
+describe('PATCH of a key while it is rotated', () => {
+  it.each([
+    ['409', 'state_conflict', {}],
+    ['412', 'stale', { 'If-Match': '"0"' }],
+  ])(
+    '%s: it is not undone by a successor that was made before it (%s)',
+    async (status, error, headers) => {
+      const old = await t.createKey();
+      const before = await headOf(t);
+      const held = holdAppends(t.gateway.context.log, recordsType('api_key.rotated'));
+      const rotating = t.send('POST', `${pathOf(old.id)}/rotate`, { body: {}, headers });
+      await held.reached;
+      const allowed = ['192.0.2.0/24'];
+      const changed = await t.send('PATCH', pathOf(old.id), { body: { allowed_cidrs: allowed } });
+      held.release();
+      const rotated = await rotating;
+      expect(changed.status).toBe(200);
+      expect([String(rotated.status), rotated.body.error]).toEqual([status, error]);
+      const facts = await factsSince(t, before);
+      expect(typesOf(facts)).toEqual(['api_key.created', 'api_key.updated', 'api_key.revoked']);
+      const { data: left } = (await t.send('GET', pathOf(old.id))).body;
+      expect(left).toMatchObject({ status: 'active', allowed_cidrs: allowed });
+      const { data: anew } = (await t.send('POST', `${pathOf(old.id)}/rotate`)).body;
+      expect(anew.allowed_cidrs).toEqual(allowed);
+    },
+  );
+});
+
 describe('DELETE of a key while it is deleted', () => {
   it('200 and 404: of two at once one deletes, and both are answered', async () => {
     const { id, key } = await t.createKey({ name: 'Twice Doomed' });

@@ -54,6 +54,7 @@ export const rotateKey = route({
     const position = await completeRotation(context, call, row, {
       successor: String(issued.id),
       graceUntil: toTimestamp(until),
+      madeFrom: issued.madeFrom,
     });
     // The old key first, or a request could meet two keys that both open.
     await context.liveKeys.changed(row.id);
@@ -64,7 +65,14 @@ export const rotateKey = route({
 });
 
 type RotateCall = Call<{ id: number }, unknown, { grace_seconds: number }>;
-type Successor = Readonly<{ id: number; secret: string | null; row: ApiKeyRow }>;
+/** `madeFrom`: the revision of the old key that it has everything from. */
+type Successor = Readonly<{
+  id: number;
+  secret: string | null;
+  row: ApiKeyRow;
+  madeFrom: bigint;
+}>;
+type Rotation = Readonly<{ successor: string; graceUntil: string; madeFrom: bigint }>;
 
 async function issueSuccessor(
   context: Context,
@@ -74,7 +82,7 @@ async function issueSuccessor(
   const { state, revision, events } = await readState(context.log, apiKey, apiKeyStream(row.id));
   if (state.status !== 'active') {
     const own = await findOwnSuccessor(context, call, state.successor);
-    if (own !== null) return own;
+    if (own !== null) return { ...own, madeFrom: revision };
     throw new DomainError('state_conflict', `The API key is ${state.status}.`);
   }
   requireNotExpired(context, row);
@@ -97,7 +105,7 @@ async function issueSuccessor(
     { meta: call.meta, commandId: call.commandId, step: SUCCESSOR },
   );
   const made = await readState(context.log, apiKey, apiKeyStream(issued.id));
-  if (made.state.status === 'active') return issued;
+  if (made.state.status === 'active') return { ...issued, madeFrom: revision };
   throw new DomainError('state_conflict', 'An earlier try was cut short and undone; rotate anew.');
 }
 
@@ -106,7 +114,7 @@ async function findOwnSuccessor(
   context: Context,
   call: RotateCall,
   successor: string | null,
-): Promise<Successor | null> {
+): Promise<Omit<Successor, 'madeFrom'> | null> {
   if (successor === null) return null;
   const { events } = await readState(context.log, apiKey, apiKeyStream(successor));
   if (events[0]?.event_id !== eventIdOf(call.commandId, SUCCESSOR, 0)) return null;
@@ -114,12 +122,15 @@ async function findOwnSuccessor(
   return row === null ? null : { id: row.id, secret: null, row };
 }
 
-/** Ends the old key; when another rotation was faster, the successor made here is ended instead. */
+/**
+ * Ends the old key; when another rotation was faster, or a change that the successor does not have, the successor
+ * made here is ended instead.
+ */
 async function completeRotation(
   context: Context,
   call: RotateCall,
   row: ApiKeyRow,
-  rotation: Readonly<{ successor: string; graceUntil: string }>,
+  { madeFrom, ...rotation }: Rotation,
 ): Promise<bigint> {
   const command: ApiKeyCommand = { type: 'RotateApiKey', ...rotation };
   const run = { meta: call.meta, commandId: call.commandId };
@@ -129,19 +140,31 @@ async function completeRotation(
       ...run,
       command,
       step: 'rotated',
+      ifRevision: madeFrom,
     });
     return rotated.position ?? (await context.log.head()).position;
   } catch (error) {
-    // Another rotation was faster, or the key was deleted meanwhile.
-    const isLost =
-      error instanceof DomainError && ['state_conflict', 'not_found'].includes(error.code);
-    if (!isLost) throw error;
+    // Another failure may have come after the rotation was recorded, and leaves it to the next try or start.
+    if (!(error instanceof DomainError) || error.code !== 'stale') throw error;
     await handleCommand(context.log, apiKey, {
       ...targetOf({ ...row, id: Number(rotation.successor) }),
       ...run,
-      command: { type: 'RevokeApiKey', reason: 'another rotation was faster' },
+      command: { type: 'RevokeApiKey', reason: 'another rotation or change was faster' },
       step: 'undone',
     });
-    throw error;
+    throw await whyStale(context, call, { row, command });
   }
+}
+
+/** What has become of the old key meanwhile: it has ended, or is another than the successor was made from. */
+async function whyStale(
+  { log }: Context,
+  { ifMatch }: RotateCall,
+  { row, command }: Readonly<{ row: ApiKeyRow; command: ApiKeyCommand }>,
+): Promise<DomainError> {
+  const { state } = await readState(log, apiKey, apiKeyStream(row.id));
+  // One that has ended is refused for that.
+  apiKey.decide(command, state);
+  const code = ifMatch === null ? 'state_conflict' : 'stale';
+  return new DomainError(code, 'The API key was changed meanwhile; rotate anew.');
 }
