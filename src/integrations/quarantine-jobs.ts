@@ -3,9 +3,9 @@ import type pg from 'pg';
 import type { Logger } from 'pino';
 import { type Clock, toTimestamp } from '../clock.ts';
 import {
+  cancelJob,
   countJobItems,
   endJob,
-  findJob,
   findJobItems,
   findOpenJobs,
   forgetJob,
@@ -99,20 +99,19 @@ async function runJob(deps: Deps, job: JobRow<BulkRequest>, signal: AbortSignal)
 }
 
 async function runItems(deps: Deps, job: JobRow<BulkRequest>, signal: AbortSignal): Promise<void> {
-  const { state } = await readState(deps.log, quarantineBulk, quarantineBulkStream(job.id));
+  const status = await statusOf(deps, job);
   // A job is kept before the event that begins it, and does nothing without one.
-  if (state.status === 'absent') {
+  if (status === 'absent') {
     const isFailed = deps.clock.nowMs() - job.createdAt.getTime() > BEGUN_MS;
     // Its caller may ask again under the same idempotency key, which makes it anew.
     if (isFailed) return forgetJob(deps.pool, job.id);
     return sleep(LOOK_MS / 10, undefined, { signal }).catch(() => undefined);
   }
-  if (job.state === 'running') {
+  if (status === 'running') {
     const page = { after: 0, limit: PAGE_ITEMS, open: true };
     const items = await findJobItems(deps.pool, job.id, page);
     for (let at = 0; at < items.length; at += ITEMS_AT_ONCE) {
-      const isCancelled = (await findJob(deps.pool, job.id))?.state !== 'running';
-      if (signal.aborted || isCancelled) return;
+      if (signal.aborted || (await statusOf(deps, job)) !== 'running') return;
       await Promise.all(
         items.slice(at, at + ITEMS_AT_ONCE).map((item) => runItem(deps, job, item, signal)),
       );
@@ -121,6 +120,8 @@ async function runItems(deps: Deps, job: JobRow<BulkRequest>, signal: AbortSigna
     if (items.length > 0) return;
   }
   if (signal.aborted) return;
+  // Whoever cancelled it may have been cut off behind the event.
+  if (status === 'cancelled') await cancelJob(deps.pool, job.id);
   const counts = await countJobItems(deps.pool, job.id);
   const { pending = 0, ...done } = counts;
   await handleCommand(deps.log, quarantineBulk, {
@@ -135,6 +136,11 @@ async function runItems(deps: Deps, job: JobRow<BulkRequest>, signal: AbortSigna
     commandId: commandIdOf(job.createdAt.getTime(), `end/${job.id}`),
   });
   await endJob(deps.pool, job.id, deps.clock.now());
+}
+
+/** As the log tells it: what is recorded holds, also where the job's row was not reached any more. */
+async function statusOf({ log }: Deps, { id }: JobRow<BulkRequest>) {
+  return (await readState(log, quarantineBulk, quarantineBulkStream(id))).state.status;
 }
 
 async function runItem(

@@ -59,6 +59,20 @@ function shut(): () => void {
   return open;
 }
 
+/** The database is away for these statements; returns what ends that. */
+function failQueries(pattern: RegExp): () => void {
+  const { pool } = t.gateway.context;
+  const mutable = pool as unknown as { query: (...call: unknown[]) => Promise<unknown> };
+  const { query } = mutable;
+  mutable.query = async (...call) => {
+    if (pattern.test(String(call[0]))) throw new Error('Connection terminated unexpectedly');
+    return query.apply(pool, call);
+  };
+  return () => {
+    mutable.query = query;
+  };
+}
+
 describe('POST /mail/quarantine/bulk', () => {
   it('202: by ids, each once', async () => {
     const ids = await holdMany(3);
@@ -238,6 +252,19 @@ describe('POST …/bulk/{job_id}/cancel', () => {
     expect(states.filter((state) => state === 'held')).toHaveLength(cancelled);
     const again = await t.send('POST', `${BULK}/${id}/cancel`);
     expect([again.status, again.body.error]).toEqual([409, 'state_conflict']);
+  });
+
+  it('503: once it is recorded it is meant, though the database went away then', async () => {
+    const ids = await holdMany(30);
+    const open = shut();
+    const { job_id: id } = (await begin({ action: 'release', ids })).body.data;
+    await expect.poll(() => statesOf(ids), { timeout: 10_000 }).toContain('release_requested');
+    const end = failQueries(/set state = 'cancelled'/);
+    expect((await t.send('POST', `${BULK}/${id}/cancel`)).status).toBe(503);
+    end();
+    open();
+    const job = await ended(id);
+    expect([job.state, job.counts]).toEqual(['cancelled', { released: 12, cancelled: 30 - 12 }]);
   });
 
   it('404: a job that nobody has', async () => {
