@@ -68,7 +68,7 @@ const vanish = (how: VanishedHow | undefined): QuarantineCommand =>
 export async function retrain(deps: EffectDeps, id: string, signal: AbortSignal): Promise<void> {
   for (;;) {
     const history = await readHistory(deps.log, id);
-    const [open] = history.openTraining;
+    const open = history.trainings.find(({ outcome }) => outcome === null);
     if (open === undefined || signal.aborted) return;
     const { asked, class: kind } = open;
     const opened = deps.rspamd === null ? null : await deps.store.open(id);

@@ -37,10 +37,12 @@ export type OpenedHistory = Readonly<{
     filters: FilterWish;
     recipients: number[] | null;
   }> | null;
-  /** Trainings that were asked for and have no outcome, the oldest first. */
-  openTraining: readonly Readonly<{ class: TrainingClass; asked: RecordedEvent }>[];
-  /** What came of the last training; null while one is open. */
-  lastTraining: string | null;
+  /** Trainings that were asked for, the oldest first, and what came of each; null while it is open. */
+  trainings: readonly Readonly<{
+    class: TrainingClass;
+    asked: RecordedEvent;
+    outcome: string | null;
+  }>[];
 }>;
 
 const ACTIONS = [
@@ -79,7 +81,7 @@ export async function readHistory(log: EventLog, id: string): Promise<OpenedHist
     reason: reasonIn(stored[at]),
     retryAt: retryOf(events.slice(at)),
     wish: wishOf(asked),
-    ...trainingOf(events),
+    trainings: trainingsIn(events),
   };
 }
 
@@ -108,19 +110,17 @@ function wishOf(asked: RecordedEvent | null): OpenedHistory['wish'] {
   return null;
 }
 
-function trainingOf(
-  events: readonly RecordedEvent[],
-): Pick<OpenedHistory, 'openTraining' | 'lastTraining'> {
+/** Requests are met one after the other, in their order. */
+function trainingsIn(events: readonly RecordedEvent[]): OpenedHistory['trainings'] {
   const requests = events.filter(({ type }) => type === 'quarantine.retrain_requested');
   const ends = events.filter(
     ({ type }) => type === 'quarantine.retrained' || type === 'quarantine.retrain_failed',
   );
-  const open = requests.slice(ends.length).map((asked) => ({
+  return requests.map((asked, index) => ({
     class: (asked.data as { class: TrainingClass }).class,
     asked,
+    outcome: (ends[index]?.data as { outcome: string } | undefined)?.outcome ?? null,
   }));
-  const last = ends.at(-1)?.data as { outcome: string } | undefined;
-  return { openTraining: open, lastTraining: open.length > 0 ? null : (last?.outcome ?? null) };
 }
 
 /** What follows from a request is the system's doing, and correlated with it. */

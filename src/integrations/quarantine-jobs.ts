@@ -23,7 +23,7 @@ import {
 import type { QuarantineCommand, TrainingClass } from '../domain/quarantine-language.ts';
 import { quarantinedMessage } from '../domain/quarantined-message.ts';
 import type { EventLog, EventMeta } from '../eventlog/eventlog.ts';
-import { commandIdOf, handleCommand, readState } from '../eventlog/handle-command.ts';
+import { commandIdOf, eventIdOf, handleCommand, readState } from '../eventlog/handle-command.ts';
 import { findBackends } from '../projections/mail-domains.ts';
 import { createWaker } from '../waker.ts';
 import { type OpenedHistory, readHistory } from './quarantine-history.ts';
@@ -182,17 +182,22 @@ async function actOn(deps: Deps, job: JobRow<BulkRequest>, id: string): Promise<
   if (request.dryRun) {
     return quarantinedMessage.decide(command, before.state).length === 0 ? 'unchanged' : 'would';
   }
+  const commandId = commandIdOf(job.createdAt.getTime(), `bulk/${job.id}/${id}`);
   await handleCommand(deps.log, quarantinedMessage, {
     stream: before.stream,
     resource: { type: 'quarantined_message', id },
     mailDomains: before.mailDomains,
     command,
     meta: metaOf(deps, job),
-    commandId: commandIdOf(job.createdAt.getTime(), `bulk/${job.id}/${id}`),
+    commandId,
   });
   await deps.worker.act(id, request.action, ITEM_WAIT_MS);
-  const { state, lastTraining } = await readHistory(deps.log, id);
-  if (request.action === 'retrain') return lastTraining ?? 'under_way';
+  const { state, trainings } = await readHistory(deps.log, id);
+  if (request.action === 'retrain') {
+    // Others may have asked for another training meanwhile.
+    const own = trainings.find(({ asked }) => asked.event_id === eventIdOf(commandId, '', 0));
+    return own?.outcome ?? 'under_way';
+  }
   return state.state === `${request.action}_requested` ? 'under_way' : state.state;
 }
 

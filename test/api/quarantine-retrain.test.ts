@@ -114,6 +114,24 @@ describe('POST …/retrain', () => {
     expect((await typesOf(t, id)).filter((type) => type.startsWith('retrain'))).toHaveLength(10);
   });
 
+  it('tells a bulk job what came of its own request, whatever else was asked for meanwhile', async () => {
+    const { id } = await held(t);
+    const waiting: ServerResponse[] = [];
+    answer = (response) => waiting.push(response);
+    const body = { action: 'retrain', class: 'spam', ids: [id] };
+    const { job_id: job } = (await t.send('POST', '/mail/quarantine/bulk', { body })).body.data;
+    await expect.poll(() => waiting.length).toBe(1);
+    const single = retrain(t, id, 'ham');
+    const asked = ['retrain_requested', 'retrain_requested'];
+    await expect.poll(() => typesOf(t, id)).toEqual(['added', ...asked]);
+    answer = status(200);
+    for (const response of waiting) status(204, '')(response);
+    expect((await single).body.data.outcome).toBe('learned');
+    const jobNow = async () => (await t.send('GET', `/mail/quarantine/bulk/${job}`)).body.data;
+    await expect.poll(async () => (await jobNow()).state).toBe('completed');
+    expect((await jobNow()).items).toEqual([{ id, outcome: 'refused', error: null }]);
+  });
+
   it('200 after a release, 410 after a discard', async () => {
     answer = status(200);
     const [one, two] = [await held(t), await held(t)];
