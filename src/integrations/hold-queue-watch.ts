@@ -140,8 +140,9 @@ async function noteScans(deps: WatchDeps, messages: readonly QueuedMessage[]): P
     if (found === undefined || found.reason === 'unscanned' || !isOf(found, message.fileMtime)) {
       continue;
     }
-    await tell(deps, message, { type: 'NoteScan', scan: scanOf(found) });
-    await dropAnnouncements(deps.pool, deps.nodeId, [message.queueId]);
+    const isNoted = await tell(deps, message, { type: 'NoteScan', scan: scanOf(found) });
+    // Otherwise it is still to be noted, at the next look.
+    if (isNoted) await dropAnnouncements(deps.pool, deps.nodeId, [message.queueId]);
   }
 }
 
@@ -166,13 +167,13 @@ async function noteGone(
   );
 }
 
-/** Only if nothing has happened to it since: an action that has begun finds out by itself. */
+/** Only if nothing has happened to it since, else false: an action that has begun finds out by itself. */
 async function tell(
   deps: WatchDeps,
   { id, revision, mailDomains }: QueuedMessage,
   command: QuarantineCommand,
-): Promise<void> {
-  await handleCommand(deps.log, quarantinedMessage, {
+): Promise<boolean> {
+  return handleCommand(deps.log, quarantinedMessage, {
     stream: quarantinedMessageStream(id),
     resource: { type: 'quarantined_message', id },
     mailDomains: mailDomains.map(String),
@@ -180,7 +181,11 @@ async function tell(
     meta: systemMeta(deps, deps.clock.now()),
     commandId: commandIdOf(0, `${command.type}/${id}/${revision}`),
     ifRevision: revision,
-  }).catch((error: unknown) => {
-    if (!(error instanceof DomainError && error.code === 'stale')) throw error;
-  });
+  }).then(
+    () => true,
+    (error: unknown) => {
+      if (!(error instanceof DomainError && error.code === 'stale')) throw error;
+      return false;
+    },
+  );
 }

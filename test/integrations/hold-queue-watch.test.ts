@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { holdQueries } from '../support/hold.ts';
 import { type PostfixGateway, startPostfixGateway } from '../support/postfix-gateway.ts';
 import { factsSince, headOf } from '../support/recorded.ts';
 
@@ -36,6 +37,19 @@ describe('mail that is held', () => {
     await g.announce(item.queue_id, { score: 1, symbols: ['AGAIN'] });
     await g.looks(3);
     expect((await g.item(item.id)).score).toBe(9.5);
+  });
+
+  it('announced after, and taught while that is noted: what the filter found is not lost', async () => {
+    const item = await g.held();
+    const noting = holdQueries(g.gateway().gateway.context.pool, /from quarantine_announcements/);
+    await g.announce(item.queue_id, { score: 9.5 });
+    await noting.reached;
+    expect((await g.act(item.id, 'retrain', { class: 'spam' })).status).toBe(200);
+    noting.release();
+    await expect.poll(async () => (await g.item(item.id)).score).toBe(9.5);
+    expect(await g.types(item.id)).toEqual([
+      ...['added', 'retrain_requested', 'retrain_failed', 'scanned'],
+    ]);
   });
 
   it('never announced: unscanned and no score, and told who holds it', async () => {
