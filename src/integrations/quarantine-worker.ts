@@ -64,7 +64,8 @@ export function startQuarantineWorker(deps: WorkerDeps): QuarantineWorker {
     }
   };
   const run = (id: string, kind: IntentKind): Promise<void> => {
-    const key = `${kind}/${id}`;
+    // One transfer of a message at a time: which is asked for its stream tells, and the read model may be behind.
+    const key = `${kind === 'reject' ? 'release' : kind}/${id}`;
     const running = inFlight.get(key);
     if (running !== undefined) return running;
     const action = { messageId: id, kind };

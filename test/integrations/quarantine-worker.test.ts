@@ -1,9 +1,13 @@
 import { afterEach, expect, it } from 'vitest';
+import { systemClock } from '../../src/clock.ts';
+import { memoryEventLog } from '../../src/eventlog/memory.ts';
 import {
   type QuarantineWorker,
   startQuarantineWorker,
   type WorkerDeps,
 } from '../../src/integrations/quarantine-worker.ts';
+import { results } from '../support/held-message.ts';
+import { finish, hold, reject, release, start, tell } from '../support/quarantine-log.ts';
 
 let worker: QuarantineWorker | null = null;
 afterEach(async () => worker?.stop());
@@ -53,4 +57,56 @@ it('leaves an action that failed alone for longer and longer, and warns of it on
     'debug: an action is tried again',
     'debug: an action is tried again',
   ]);
+});
+
+it('sends a message once, though what it was asked for before is taken for open', async () => {
+  const log = memoryEventLog();
+  const id = await hold(log);
+  await tell(log, id, reject);
+  await tell(log, id, start);
+  await tell(log, id, finish(1, { 0: 'refused' }));
+  await tell(log, id, release());
+  // The read model is behind: it still has the rejection, which has failed.
+  const stale = [{ message_id: id, kind: 'reject' }];
+  let looks = 0;
+  let sent = 0;
+  let end = (): void => undefined;
+  const ended = new Promise<void>((resolve) => {
+    end = resolve;
+  });
+  let answered = (): void => undefined;
+  const answering = new Promise<void>((resolve) => {
+    answered = resolve;
+  });
+  const tried = { results: results({ 0: 'accepted' }), replies: [], cause: null };
+  const deps = {
+    pool: {
+      async query() {
+        looks += 1;
+        const rows = stale.splice(0);
+        await answering;
+        return { rows };
+      },
+    },
+    log,
+    clock: systemClock,
+    nodeId: 'node-1',
+    logger: { warn: () => undefined, debug: () => undefined },
+    outlet: {
+      async release() {
+        sent += 1;
+        await ended;
+        return tried;
+      },
+    },
+  } as unknown as WorkerDeps;
+  worker = startQuarantineWorker(deps);
+  const releasing = worker.act(id, 'release', 10_000);
+  await expect.poll(() => sent, WAIT).toBe(1);
+  answered();
+  // What the first look has found is begun by then.
+  await expect.poll(() => looks, WAIT).toBe(2);
+  end();
+  await releasing;
+  expect(sent).toBe(1);
 });
