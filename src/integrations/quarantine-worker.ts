@@ -21,8 +21,8 @@ export type WorkerDeps = EffectDeps & Readonly<{ pool: pg.Pool; logger: Logger }
 export type QuarantineWorker = Readonly<{
   /**
    * Carries out what was asked of a message and has no outcome yet. Resolves when it has one, or when it
-   * was put off, or when `waitMs` have passed; in no case is a second run of it begun. Whoever asks anew does not wait
-   * for the end of a pause.
+   * was put off, or when `waitMs` have passed, or at the end of a stop; in no case is a second run of it begun. Whoever
+   * asks anew does not wait for the end of a pause.
    */
   act: (id: string, kind: IntentKind, waitMs: number) => Promise<void>;
   /** Begins nothing more, and waits (bounded) for what is under way. */
@@ -48,6 +48,7 @@ const STOP_MS = 5_000;
 export function startQuarantineWorker(deps: WorkerDeps): QuarantineWorker {
   const stopping = new AbortController();
   const abort = new AbortController();
+  const waiting = new Set<AbortController>();
   // Each action under way listens; Node would call more than ten a leak.
   setMaxListeners(IN_FLIGHT_MAX, abort.signal);
   const inFlight = new Map<string, Promise<void>>();
@@ -88,10 +89,12 @@ export function startQuarantineWorker(deps: WorkerDeps): QuarantineWorker {
     async act(id, kind, waitMs) {
       if (stopping.signal.aborted) return;
       const timer = new AbortController();
+      waiting.add(timer);
       await Promise.race([
         run(id, kind),
         sleep(waitMs, undefined, { signal: timer.signal }).catch(() => undefined),
       ]);
+      waiting.delete(timer);
       timer.abort();
     },
     async stop() {
@@ -100,6 +103,7 @@ export function startQuarantineWorker(deps: WorkerDeps): QuarantineWorker {
       await ended(DRAIN_MS);
       abort.abort();
       await ended(STOP_MS);
+      for (const timer of waiting) timer.abort();
     },
   };
 }

@@ -110,3 +110,31 @@ it('sends a message once, though what it was asked for before is taken for open'
   await releasing;
   expect(sent).toBe(1);
 });
+
+it('lets go at its stop of who waits for an action that does not end', async () => {
+  const log = memoryEventLog();
+  const id = await hold(log);
+  await tell(log, id, release());
+  let isSending = false;
+  const stopped = startQuarantineWorker({
+    pool: { query: async () => ({ rows: [] }) },
+    log,
+    clock: systemClock,
+    nodeId: 'node-1',
+    logger: { warn: () => undefined, debug: () => undefined },
+    outlet: {
+      release() {
+        isSending = true;
+        return new Promise(() => undefined);
+      },
+    },
+  } as unknown as WorkerDeps);
+  let isWaiting = true;
+  const waiting = stopped.act(id, 'release', 600_000).finally(() => {
+    isWaiting = false;
+  });
+  await expect.poll(() => isSending, WAIT).toBe(true);
+  await stopped.stop();
+  await Promise.race([waiting, new Promise(setImmediate)]);
+  expect(isWaiting).toBe(false);
+});
