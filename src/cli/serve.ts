@@ -84,11 +84,14 @@ async function runGateway(terminal: Terminal): Promise<number> {
   await writeServerFile(dataDir, { url, pid: process.pid, certificate }).catch((error: unknown) =>
     logger.warn({ err: error }, 'commands cannot find this gateway by its data directory'),
   );
-  await print(terminal.stdout, `${JSON.stringify(ready)}\n`);
-  const code = await ended;
-  // Left behind it names a process that is no more, which readers see.
-  await removeServerFile(dataDir).catch(() => undefined);
-  await gateway.stop();
+  const code = await print(terminal.stdout, `${JSON.stringify(ready)}\n`)
+    .then(() => ended)
+    // Also when nobody reads that line any more.
+    .finally(async () => {
+      // Left behind it names a process that is no more, which readers see.
+      await removeServerFile(dataDir).catch(() => undefined);
+      await gateway.stop();
+    });
   logger.info({}, 'stopped');
   return code;
 }

@@ -1,6 +1,8 @@
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { isServed } from '../../src/db/lock.ts';
+import { readServerFile } from '../../src/server-file.ts';
 import { startTestGateway, type TestGateway } from '../support/gateway.ts';
 import { joinerOf, mailguard, temporary } from './support.ts';
 
@@ -32,5 +34,14 @@ describe('serve', () => {
     // Not refused, as it may come: a service manager tries again.
     expect(code).toBe(1);
     expect(stderr).toMatch(/^error: The database cannot be used: .+\n$/);
+  });
+
+  it('leaves nothing running behind when nobody hears that it is ready', async () => {
+    const onStdout = () => {
+      throw Object.assign(new Error('write EPIPE'), { code: 'EPIPE' });
+    };
+    expect(await mailguard(['serve'], { env, onStdout })).toMatchObject({ code: 1, stderr: '' });
+    expect(await isServed(t.database.pool)).toBe(false);
+    expect(readServerFile(t.gateway.dataDir)).toBeNull();
   });
 });
