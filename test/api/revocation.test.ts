@@ -3,7 +3,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { AuditTrail } from '../../src/api/audit-trail.ts';
 import { apiKeyStream } from '../../src/domain/api-key.ts';
 import { startTestGateway, type TestGateway } from '../support/gateway.ts';
-import { beforeReadsOf } from '../support/hold.ts';
+import { beforeReadsOf, holdQueries } from '../support/hold.ts';
 import { fillLog, openExport } from '../support/slow-export.ts';
 import { type StoppedClock, stoppedClock } from '../support/stopped-clock.ts';
 
@@ -186,6 +186,25 @@ describe('the memory of keys', () => {
     end();
     expect(reply.status).toBe(500);
     expect(await isRefused(key)).toBe(true);
+  });
+
+  it('takes what was read before for no answer to what it cannot read', async () => {
+    const { id, key } = await makeKey();
+    const { log, pool } = t.gateway.context;
+    // The PATCH has read the stream before the revocation, and goes on when the revocation could not be read.
+    const held = holdQueries(pool, /from credentials where subject/);
+    const patch = t.send('PATCH', `/auth/api-keys/${id}`, { body: { name: 'late' } });
+    await held.reached;
+    let reads = 0;
+    const end = beforeReadsOf(log, apiKeyStream(id), async () => {
+      reads += 1;
+      if (reads > 1) throw new Error('the database is gone');
+    });
+    expect((await t.send('POST', `/auth/api-keys/${id}/revoke`)).status).toBe(500);
+    held.release();
+    expect((await patch).status).toBe(200);
+    expect(await isRefused(key)).toBe(true);
+    end();
   });
 
   it('is what it was after a restart', async () => {
