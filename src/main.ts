@@ -13,7 +13,6 @@ import { type Clock, systemClock } from './clock.ts';
 import { type Config, requireCertificate, requireMasterKeyFile } from './config.ts';
 import { ConfigError } from './config-error.ts';
 import { ensureSecret, prepareDataDir } from './data-dir.ts';
-import { sweepOrphanCredentials } from './db/credentials.ts';
 import { purgeIdempotencyKeys } from './db/idempotency.ts';
 import { belongsToMasterKey } from './db/installation.ts';
 import { type Database, openDatabase } from './db/open.ts';
@@ -25,6 +24,7 @@ import { openQuarantine, type Quarantine } from './integrations/quarantine-open.
 import { endRetention } from './integrations/quarantine-retention.ts';
 import {
   expireKeys,
+  forgetUnmadeKeys,
   type ReactorDeps,
   revokeKeysOfMailDomain,
   revokeOrphanKeys,
@@ -105,7 +105,7 @@ export async function startGateway(
     const projector = await startProjector({ pool, log, logger }, projectionsOf(log));
     stops.push(projector.stop);
     const caughtUpTo = await catchUp(projector, log);
-    await sweepOrphanCredentials(pool);
+    await forgetUnmadeKeys({ pool, log, projector });
     const { nodeId } = config;
     await bootstrap({ config, pool, log, projector, secrets, clock, dataDir });
     const liveKeys = await loadLiveKeys({ pool, log, secrets, nowMs: clock.nowMs });
@@ -218,7 +218,7 @@ async function purge(kept: Purged): Promise<void> {
   await purgeIdempotencyKeys(pool, clock.now());
   await purgeDenials(pool, new Date(clock.nowMs() - 2 * HOUR_MS));
   await dropStaleCopies(pool, clock.now());
-  await sweepOrphanCredentials(pool);
+  await forgetUnmadeKeys(kept);
   await purgeJobs(pool, clock.now());
   await purgeWebhooks(kept);
   await activity.forgetDeleted();

@@ -1,11 +1,13 @@
 import type pg from 'pg';
 import { type Clock, toTimestamp } from '../clock.ts';
+import { sweepOrphanCredentials } from '../db/credentials.ts';
 import { type ApiKeyCommand, apiKey, apiKeyStream } from '../domain/api-key.ts';
 import type { EventLog, EventMeta } from '../eventlog/eventlog.ts';
 import { commandIdOf, handleCommand } from '../eventlog/handle-command.ts';
 import { systemMeta } from '../eventlog/system-meta.ts';
 import type { LiveKey, LiveKeys } from '../projections/live-keys.ts';
 import { findLivingMailDomains } from '../projections/mail-domains.ts';
+import type { Projector } from '../projections/projector.ts';
 
 /**
  * What follows from events: the rest of composite commands, and ends that come with time. Each is
@@ -70,6 +72,17 @@ export async function revokeOrphanKeys(deps: ReactorDeps, pool: pg.Pool): Promis
   for (const id of new Set(bound)) {
     if (!living.has(id)) await revokeKeysOfMailDomain(deps, id, meta);
   }
+}
+
+/** Forgets verifiers of keys that were never made, where the read model of keys is sure to have those that were. */
+export async function forgetUnmadeKeys({
+  pool,
+  log,
+  projector,
+}: Pick<ReactorDeps, 'log'> &
+  Readonly<{ pool: pg.Pool; projector: Pick<Projector, 'caughtUp'> }>): Promise<void> {
+  const { position } = await log.head();
+  if (await projector.caughtUp(position, ['api_keys'])) await sweepOrphanCredentials(pool);
 }
 
 const hasEnded = (key: LiveKey): boolean => key.status === 'revoked' || key.status === 'expired';
