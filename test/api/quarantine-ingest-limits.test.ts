@@ -174,6 +174,28 @@ describe('a repetition', () => {
     expect(existsSync(spoolFile(t, id))).toBe(false);
   });
 
+  it('that began before its end brings no bytes back either', async () => {
+    const late = { raw: aMail('late'), headers: { 'X-Queue-Id': 'LATE1' } };
+    const { spool } = t.gateway.context.quarantine;
+    const { keep } = spool ?? {};
+    if (!spool || !keep) throw new Error('there is no spool');
+    let id = '';
+    // It has found no such message; by the time it keeps its bytes another has made it, and it was discarded.
+    Object.assign(spool, {
+      async keep(...message: Parameters<typeof keep>) {
+        Object.assign(spool, { keep });
+        ({ id } = await held(t, late));
+        await actOn(t, id, 'discard');
+        await keep(...message);
+      },
+    });
+    const again = await handIn(t, late);
+    expect(again.body.data).toMatchObject({ id, state: 'discarded' });
+    expect(existsSync(spoolFile(t, id))).toBe(false);
+    const body = await t.send('GET', `/mail/quarantine/messages/${id}/body`);
+    expect([body.status, body.body.error]).toEqual([410, 'content_gone']);
+  });
+
   it('of other bytes under a queue id is another message', async () => {
     const first = await held(t, { ...twice, raw: aMail('other one') });
     const second = await held(t, { ...twice, raw: aMail('other two') });

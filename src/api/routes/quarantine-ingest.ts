@@ -3,7 +3,11 @@ import { toTimestamp } from '../../clock.ts';
 import { isNarrowed } from '../../domain/access.ts';
 import { DomainError } from '../../domain/errors.ts';
 import type { AddedData, Announcement } from '../../domain/quarantine-language.ts';
-import { quarantinedMessage, quarantinedMessageStream } from '../../domain/quarantined-message.ts';
+import {
+  type QuarantineState,
+  quarantinedMessage,
+  quarantinedMessageStream,
+} from '../../domain/quarantined-message.ts';
 import { commandIdOf, handleCommand, readState } from '../../eventlog/handle-command.ts';
 import { findMessages, type MessageRow } from '../../projections/quarantine-list.ts';
 import {
@@ -63,6 +67,15 @@ export const quarantineIngestRoutes = [
 
 type Handed = Call<unknown, unknown, unknown>;
 
+/** States in which the bytes of a message are removed, or are being removed. */
+const BYTES_GONE: readonly QuarantineState[] = [
+  'discard_requested',
+  'discarded',
+  'rejected',
+  'expired',
+  'vanished',
+];
+
 async function announce(
   { quarantine }: Context,
   call: Handed,
@@ -85,7 +98,8 @@ async function hold(
   const id = idOf(context, mail, { groups, given: call.commandId });
   const stream = quarantinedMessageStream(id);
   const known = await readState(context.log, quarantinedMessage, stream);
-  if (known.revision === -1n) await context.quarantine.spool?.keep(mail.received, id);
+  const isNew = known.revision === -1n;
+  if (isNew) await context.quarantine.spool?.keep(mail.received, id);
   const data = describe(context, mail, { id, groups });
   const mailDomains = groups.flatMap(({ row }) => (row === null ? [] : [String(row.id)]));
   const handled = await handleCommand(context.log, quarantinedMessage, {
@@ -96,6 +110,9 @@ async function hold(
     meta: call.meta,
     commandId: call.commandId,
   });
+  // Another made it meanwhile, and it has come to its end: that is not to be undone.
+  const isOver = BYTES_GONE.some((gone) => gone === handled.state.state);
+  if (isNew && isOver) await context.quarantine.spool?.remove(id);
   // A repetition recorded nothing, and finds the row of the first, which may be on its way.
   const position = handled.position ?? (await context.log.head()).position;
   const isVisible = await context.projector.caughtUp(position, ['quarantine']);
