@@ -44,9 +44,10 @@ async function release(
 ): Promise<Tried> {
   const wanted = outstanding(started);
   const groups = groupsOf(disclosed, wanted);
+  if (disclosed.sender === null || groups === null) return GONE;
   // What is there and cannot be read fails below, where that puts the try off.
   const opened = await deps.store.open(id).catch(() => undefined);
-  if (opened === null || disclosed.sender === null || groups === null) return GONE;
+  if (opened === null) return GONE;
   if (opened !== undefined) await close(opened.bytes);
   const tried = await Promise.all(
     groups.map(async ({ mailDomain, recipients }) => {
@@ -84,8 +85,9 @@ async function bounce(
 ): Promise<Tried> {
   const groups = groupsOf(disclosed, outstanding(started));
   const { relay } = deps;
+  if (!disclosed.sender || groups === null) return GONE;
   const opened = await deps.store.open(id);
-  if (opened === null || !disclosed.sender || groups === null) return GONE;
+  if (opened === null) return GONE;
   const head = await readHead(opened.bytes);
   if (relay === null) return { results: [], replies: [], cause: 'no_route' };
   const notice = buildBounce({
