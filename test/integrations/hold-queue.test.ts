@@ -1,6 +1,6 @@
 import { once } from 'node:events';
 import { createServer } from 'node:net';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
 import { type HoldQueue, openHoldQueue } from '../../src/integrations/hold-queue.ts';
 import {
   connectPostfixHelper,
@@ -33,6 +33,7 @@ beforeAll(async () => {
   hasty = openHoldQueue(connectPostfixHelper({ socket: postfix.socket, askMs: HASTY_MS }));
 });
 afterAll(async () => postfix.stop());
+afterEach(() => void vi.useRealTimers());
 
 const VERBS = ['settings', 'held', 'list'] as const;
 
@@ -113,6 +114,18 @@ describe('a message that is read', () => {
     };
     await expect(reading()).rejects.toThrow('was cut off');
     await expect(reading()).resolves.toBeUndefined();
+  });
+
+  it('keeps others from reading for two minutes at most, though nobody takes it', async () => {
+    const file = postfix.arrive({ text });
+    const patient = openHoldQueue(connectPostfixHelper({ socket: postfix.socket }));
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+    const opened = await Promise.all(Array.from({ length: 6 }, () => patient.open(file)));
+    await vi.advanceTimersByTimeAsync(120_000);
+    opened.push(await patient.open(file));
+    vi.useRealTimers();
+    expect(opened).not.toContain(null);
+    for (const bytes of opened) await bytes?.[Symbol.asyncIterator]().return?.();
   });
 
   it.each(['end 0\n', 'end 1\n', 'mailguard: postconf failed\n', 'Subject: x\n\nend 64\n'])(
