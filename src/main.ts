@@ -271,11 +271,10 @@ const cronJobsOf = (
   {
     name: 'retention',
     at: '*/5 * * * *',
-    async run() {
-      await endRetention(deps);
-      await expireSenderFilters(deps);
-      await endOrphanFilters(deps);
-      await sweepWebhooks(deps);
+    async run(signal) {
+      for (const end of [endRetention, expireSenderFilters, endOrphanFilters, sweepWebhooks]) {
+        if (!signal.aborted) await end(deps, signal);
+      }
     },
   },
 ];

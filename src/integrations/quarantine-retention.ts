@@ -26,21 +26,23 @@ type Deps = Readonly<{
 
 /**
  * Ends what is held beyond its time: the message expires, and its bytes are removed, also those of one that
- * was released. Returns how many were ended. Doing it again changes nothing.
+ * was released. Returns how many were ended; on the signal what is left waits for the next turn. Doing it again changes
+ * nothing.
  */
-export async function endRetention(deps: Deps): Promise<number> {
+export async function endRetention(deps: Deps, signal?: AbortSignal): Promise<number> {
+  const isStopped = () => signal?.aborted === true;
   let ended = 0;
   for (let page = 0; page < PAGES_MAX; page += 1) {
     const due = await findExpiredMessages(deps.pool, deps.clock.now(), PAGE_MESSAGES);
     const removed: string[] = [];
-    for (let at = 0; at < due.length; at += AT_ONCE) {
+    for (let at = 0; at < due.length && !isStopped(); at += AT_ONCE) {
       const some = due.slice(at, at + AT_ONCE);
       const isEnded = await Promise.all(some.map((message) => end(deps, message)));
       removed.push(...some.filter((_, index) => isEnded[index]).map(({ id }) => id));
     }
     await markContentRemoved(deps.pool, removed);
     ended += removed.length;
-    if (due.length < PAGE_MESSAGES) break;
+    if (due.length < PAGE_MESSAGES || isStopped()) break;
   }
   return ended;
 }

@@ -9,7 +9,8 @@ export type CronJob = Readonly<{
   name: string;
   /** Cron expression, in UTC. */
   at: string;
-  run: () => Promise<unknown>;
+  /** Told by the signal of a stop, which waits for it; what is left then waits for the next time. */
+  run: (signal: AbortSignal) => Promise<unknown>;
 }>;
 
 /** Runs each job at its times, never twice at once in the cluster; a failure is logged. */
@@ -19,11 +20,13 @@ export function startCronJobs(
   logger: Logger,
 ): { stop: () => Promise<void> } {
   const running = new Set<Promise<unknown>>();
+  const abort = new AbortController();
   const tasks = jobs.map((job) =>
     cron.schedule(
       job.at,
       () => {
-        const turn = doAlone(pool, { lock: LOCKS.job, name: job.name, patienceMs: 0 }, job.run)
+        const lock = { lock: LOCKS.job, name: job.name, patienceMs: 0 };
+        const turn = doAlone(pool, lock, () => job.run(abort.signal))
           .catch((error: unknown) => logger.warn({ err: error, job: job.name }, 'a job failed'))
           .finally(() => running.delete(turn));
         running.add(turn);
@@ -33,6 +36,7 @@ export function startCronJobs(
   );
   return {
     async stop() {
+      abort.abort();
       for (const task of tasks) await task.destroy();
       await Promise.all(running);
     },

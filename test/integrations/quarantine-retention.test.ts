@@ -41,17 +41,13 @@ function stall(): { arrived: Promise<void>; open: () => void } {
 }
 
 /** The job, as if so many days had passed. */
-async function endAfter(days: number): Promise<number> {
+async function endAfter(days: number, stopping = new AbortController()): Promise<number> {
   const { pool, log, quarantine, clock, config } = t.gateway.context;
   const nowMs = () => clock.nowMs() + days * DAY_MS;
   const later = { nowMs, now: () => new Date(nowMs()) };
-  const ended = await endRetention({
-    pool,
-    log,
-    store: quarantine.store,
-    clock: later,
-    nodeId: config.nodeId,
-  });
+  const { nodeId } = config;
+  const deps = { pool, log, store: quarantine.store, clock: later, nodeId };
+  const ended = await endRetention(deps, stopping.signal);
   const { position } = await log.head();
   await t.gateway.context.projector.caughtUp(position, ['quarantine']);
   return ended;
@@ -102,6 +98,23 @@ describe('when its retention has ended', () => {
       [ids],
     );
     expect(rows).toEqual([{ state: 'expired', is_open: false, has_content: false }]);
+  });
+
+  it('those that a stop leaves end in the next turn', async () => {
+    const { store } = t.gateway.context.quarantine;
+    await Promise.all(Array.from({ length: 20 }, () => held(t)));
+    const { remove } = store;
+    const stopping = new AbortController();
+    Object.assign(store, {
+      async remove(id: string) {
+        stopping.abort();
+        return remove(id);
+      },
+    });
+    const ended = await endAfter(4, stopping).finally(() => Object.assign(store, { remove }));
+    expect(ended).toBeGreaterThan(0);
+    expect(ended).toBeLessThan(20);
+    expect(await endAfter(4)).toBe(20 - ended);
   });
 
   it('a released message loses its bytes, without an event', async () => {

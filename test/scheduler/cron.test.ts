@@ -1,3 +1,4 @@
+import { once } from 'node:events';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { createLogger } from '../../src/logger.ts';
 import { startCronJobs } from '../../src/scheduler/cron.ts';
@@ -33,5 +34,23 @@ describe('a job at times of the clock', () => {
     expect(isUnderWay).toBe(true);
     await stop();
     expect([runs, isUnderWay]).toEqual([2, false]);
+  });
+
+  it('hears of the stop while it is under way, and may end early', async () => {
+    let begin: () => void = () => undefined;
+    const begun = new Promise<void>((resolve) => {
+      begin = resolve;
+    });
+    let isHeard = false;
+    async function run(signal: AbortSignal): Promise<void> {
+      begin();
+      await once(signal, 'abort');
+      isHeard = true;
+    }
+    const jobs = [{ name: 'retention', at: EACH_SECOND, run }];
+    const { stop } = startCronJobs(database.pool, jobs, createLogger('silent'));
+    await begun;
+    await stop();
+    expect(isHeard).toBe(true);
   });
 });
