@@ -106,6 +106,28 @@ describe('PATCH of a key while it is rotated', () => {
   );
 });
 
+describe('PATCH of a key before a rotation has read it', () => {
+  it('403: nobody gets by it what is beyond their own authority', async () => {
+    const { name } = await t.createDomain();
+    const own = { mail_domain: name, rate_limit_per_minute: 100 };
+    const caller = await t.createKey({ ...own, scope: 'domain-admin' });
+    const old = await t.createKey(own);
+    const before = await headOf(t);
+    // The rotation has found the key as it was, and goes on to read its stream when it is another.
+    const { log } = t.gateway.context;
+    const end = beforeReadsOf(log, apiKeyStream(old.id), async () => {
+      end();
+      const body = { rate_limit_per_minute: 1_000 };
+      expect((await t.send('PATCH', pathOf(old.id), { body })).status).toBe(200);
+    });
+    const rotated = await t.send('POST', `${pathOf(old.id)}/rotate`, { key: caller.key });
+    expect([rotated.status, rotated.body.error]).toEqual([403, 'beyond_own_authority']);
+    expect(rotated.text).not.toContain('nmg_');
+    expect(typesOf(await factsSince(t, before))).toEqual(['api_key.updated']);
+    expect(await statusWith(old.key)).toBe(200);
+  });
+});
+
 describe('DELETE of a key while it is deleted', () => {
   it('200 and 404: of two at once one deletes, and both are answered', async () => {
     const { id, key } = await t.createKey({ name: 'Twice Doomed' });

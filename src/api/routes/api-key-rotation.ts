@@ -89,16 +89,21 @@ async function issueSuccessor(
   if (call.ifMatch !== null && call.ifMatch !== revision) {
     throw new DomainError('stale', 'The API key has changed since you read it.');
   }
+  const authority = {
+    scope: row.scope,
+    mailDomain: row.mailDomain,
+    rateLimitPerMinute: state.rateLimitPerMinute,
+    expiresAt: state.expiresAt,
+    allowedCidrs: await readAllowedCidrs(context.log, events),
+  };
+  // Once more: it may have been given more since its row was read.
+  requireWithinAuthority(call.principal, authority);
   const names = await context.log.readNames([`api_key:${row.id}`]);
   const issued = await issueKey(
     context,
     {
+      ...authority,
       name: names.get(`api_key:${row.id}`)?.name ?? '',
-      scope: row.scope,
-      mailDomain: row.mailDomain,
-      rateLimitPerMinute: state.rateLimitPerMinute,
-      expiresAt: state.expiresAt,
-      allowedCidrs: await readAllowedCidrs(context.log, events),
       owner: row.owner,
       predecessor: { id: row.id, bucket: row.bucket },
     },
