@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { quarantinedMessageStream } from '../../src/domain/quarantined-message.ts';
 import { type Reply, startTestGateway, type TestGateway } from '../support/gateway.ts';
-import { beforeReadsOf, recordsType } from '../support/hold.ts';
+import { beforeReadsOf, holdAppends, recordsType } from '../support/hold.ts';
 import { actOn, aMail, held, historyOf } from '../support/mail.ts';
 import { allSince, factsSince, headOf } from '../support/recorded.ts';
 import { type SmtpSink, startSmtpSink } from '../support/smtp-sink.ts';
@@ -175,6 +175,23 @@ describe('POST /mail/quarantine/bulk', () => {
     // A later job has come to its end, so the runner has looked.
     await run({ action: 'release', ids: await holdMany(1) });
     expect(await stateOf(id)).toBe('held');
+  });
+
+  it('202: is carried out, however long it takes to be recorded', async () => {
+    const [id = ''] = await holdMany(1);
+    const { log, pool } = t.gateway.context;
+    const recording = holdAppends(log, recordsType('quarantine.bulk_requested'));
+    const begun = begin({ action: 'discard', ids: [id] });
+    await recording.reached;
+    const open = 'where ended_at is null';
+    // By now it is taken for one that could not be recorded.
+    await pool.query(`update quarantine_jobs set created_at = now() - interval '1 hour' ${open}`);
+    const jobs = async () => (await pool.query(`select from quarantine_jobs ${open}`)).rowCount;
+    await expect.poll(jobs).toBe(0);
+    recording.release();
+    const reply = await begun;
+    expect(reply.status).toBe(202);
+    expect((await ended(reply.body.data.job_id)).counts).toEqual({ discarded: 1 });
   });
 
   it('is on the record from request to end under one correlation', async () => {

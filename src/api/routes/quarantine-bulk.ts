@@ -208,12 +208,8 @@ async function create(
     ...authorOf(meta),
   };
   // The job's own id is the command's, so that a repetition after a crash finds it.
-  await saveJob(context.pool, {
-    id: commandId,
-    request,
-    createdAt: context.clock.now(),
-    messageIds,
-  });
+  const job = { id: commandId, request, createdAt: context.clock.now(), messageIds };
+  await saveJob(context.pool, job);
   await handleCommand(context.log, quarantineBulk, {
     ...targetOf(commandId, mailDomain),
     command: {
@@ -231,6 +227,8 @@ async function create(
     meta,
     commandId,
   });
+  // Where that took long the job was taken for one that had failed, and forgotten.
+  await saveJob(context.pool, job);
   context.quarantine.wakeJobs();
   return {
     data: { job_id: commandId, messages: messageIds.length },
