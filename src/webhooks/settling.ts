@@ -77,6 +77,7 @@ export async function settleRound(
   );
   const batch = toBatch(s, marks, isClean);
   const lapses = deps.lapses();
+  const wasClosed = s.endpoint.breaker.state === 'closed';
   const taken = s.unsaved;
   s.unsaved = nothingUnsaved();
   let isOurs: boolean;
@@ -96,7 +97,9 @@ export async function settleRound(
     lane.saved = batch.replays.find(({ id }) => id === lane.replay?.id)?.position ?? lane.saved;
   }
   for (const [lane, sentTo] of marks) areMarked(lane, sentTo);
-  s.retries.marked.push(...wanted.retries);
+  // Opened meanwhile: then nothing is to be marked as if it were sent, whatever was on its way.
+  if (!(wasClosed && s.endpoint.breaker.state === 'open')) s.retries.marked.push(...wanted.retries);
+  else for (const item of wanted.retries) keep(s.unsaved, item);
   return true;
 }
 

@@ -22,6 +22,8 @@ const OLD = '00000001';
 const NEW = '00000002';
 /** Where outcomes stand among the values of a statement that puts things down. */
 const OUTCOMES = 12 + ATTEMPT_COLUMNS.findIndex(([name]) => name === 'outcome');
+/** And where the rows of retries stand. */
+const KEPT = 10;
 const ANOTHER_URL = 'http://127.0.0.1:9999/b';
 
 async function command({ log }: DeliveryDeps, wanted: WebhookCommand): Promise<void> {
@@ -131,6 +133,17 @@ describe('a subscription that is set anew', () => {
   });
 });
 
+const isRetries = ({ text }: Asked) =>
+  text.includes('from webhook_retries') && text.includes('order by position');
+/** An event that somebody has asked for, as the database has it. */
+function aRetry(position: number) {
+  const now = new Date().toISOString();
+  return {
+    ...{ position: String(position), event_id: randomUUID(), key: 'k', epoch: 1, tries: 0 },
+    ...{ sequence: String(position), due_at: now, first_failed_at: now, asked_at: now },
+    ...{ state: 'retrying', is_sending: false, last_outcome: null },
+  };
+}
 const isSettle = ({ text }: Asked) => text.includes('as moved from moved');
 
 describe('a subscription that is stopped', () => {
@@ -191,30 +204,47 @@ describe('what comes of deliveries', () => {
 describe('an event that somebody has asked for', () => {
   it('is sent though marks were given only just, and the endpoint takes its time', async () => {
     let wanted: object[] = [];
-    const { deps, posts, happen } = handMadeDeliveries(({ text }) =>
-      text.includes('from webhook_retries') && text.includes('order by position') ? wanted : null,
+    const { deps, posts, happen } = handMadeDeliveries((asked) =>
+      isRetries(asked) ? wanted : null,
     );
     const one = await runSubscription(deps, A_CURSOR, A_ROW);
     one.reload(A_ROW, secretsNamed(OLD));
     await happen(2);
     one.wake();
     await eventually(() => expect(posts).toHaveLength(2));
-    const now = new Date().toISOString();
-    wanted = [
-      {
-        ...{ position: '1', event_id: randomUUID(), key: 'k', epoch: 1, sequence: '1', tries: 0 },
-        ...{
-          due_at: now,
-          first_failed_at: now,
-          asked_at: now,
-          state: 'retrying',
-          is_sending: false,
-        },
-      },
-    ];
+    wanted = [aRetry(1)];
     one.reload(A_ROW, secretsNamed(OLD));
     await eventually(() => expect(posts).toHaveLength(3));
     for (const post of posts) post.answer(200);
+    await one.stop();
+  });
+
+  it('is not marked as if it were sent, when the endpoint is found to be down meanwhile', async () => {
+    let wanted: object[] = [];
+    let end = (): void => undefined;
+    const ended = new Promise<null>((resolve) => {
+      end = () => resolve(null);
+    });
+    const marks: boolean[] = [];
+    const { deps, posts, happen } = handMadeDeliveries((asked) => {
+      if (isRetries(asked)) return wanted;
+      if (!isSettle(asked)) return null;
+      const kept = JSON.parse(String(asked.values[KEPT])) as { is_sending: boolean }[];
+      marks.push(...kept.map((row) => row.is_sending));
+      return kept.length === 1 && marks.length === 1 ? ended : null;
+    });
+    const one = await runSubscription(deps, A_CURSOR, A_ROW);
+    one.reload(A_ROW, secretsNamed(OLD));
+    await happen(FAILED_EVENTS_MAX);
+    one.wake();
+    await eventually(() => expect(posts).toHaveLength(FAILED_EVENTS_MAX));
+    wanted = [aRetry(1)];
+    one.reload(A_ROW, secretsNamed(OLD));
+    await eventually(() => expect(marks).toEqual([true]));
+    for (const post of posts) post.answer(500);
+    await eventually(() => expect(one.status().breaker).toBe('open'));
+    end();
+    await eventually(() => expect(marks).toEqual([true, false]));
     await one.stop();
   });
 });
