@@ -37,7 +37,7 @@ export function pick(s: Running, deps: DeliveryDeps, nowMs: number): Item | null
   if (hasRetry && !(hasLive && s.underWay.retries >= SLOTS - RESERVED)) {
     return s.retries.marked.shift() ?? null;
   }
-  for (const lane of s.replays) {
+  for (const lane of replaysOf(s)) {
     // In the order of the log where that is wanted; one that failed is waited for.
     const isOrdered = s.ordering !== 'none';
     if (lane.sending >= (isOrdered ? 1 : RESERVED)) continue;
@@ -47,6 +47,10 @@ export function pick(s: Running, deps: DeliveryDeps, nowMs: number): Item | null
   }
   return null;
 }
+
+/** Those that nobody has taken back, as far as is known; until that is looked up none goes on. */
+const replaysOf = ({ loop, replays }: Running): readonly Lane[] =>
+  loop.replaysAsOf === loop.changes ? replays : [];
 
 const isReady = (item: Item, nowMs: number) => item.state === 'waiting' && item.dueAtMs <= nowMs;
 const hasDue = (lane: Lane, nowMs: number) => lane.again.some((item) => isReady(item, nowMs));
@@ -69,7 +73,7 @@ function pickFrom(s: Running, lane: Lane, nowMs: number): Item | null {
 /** Every other look is with an event that has not failed: it may be the others that are refused. */
 function pickProbe(s: Running, nowMs: number): Item | null {
   const isTried = ({ state, dueAtMs }: Item) => state === 'waiting' && Number.isFinite(dueAtMs);
-  for (const lane of lanesOf(s)) {
+  for (const lane of [s.live, ...replaysOf(s)]) {
     const fresh = s.endpoint.breaker.probes % 2 === 1 ? lane.ready.shift() : undefined;
     const item = fresh ?? lane.again.find(isTried) ?? lane.ready.shift();
     if (item !== undefined) return item;

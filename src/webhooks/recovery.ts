@@ -51,7 +51,7 @@ export async function recover(
     doubt: { until: sentTo, delivered, isClean: place.isClean },
     loop: {
       phase: 'running',
-      isStale: false,
+      ...{ isStale: false, changes: 0, replaysAsOf: 0 },
       waker: createWaker(),
       cut: new AbortController(),
     },
@@ -95,7 +95,9 @@ async function lookAgain(s: Running, deps: DeliveryDeps): Promise<void> {
     rows.filter((row) => !s.retries.byPosition.has(row.position) && !isSettling(row)),
     deps.clock.nowMs(),
   );
+  const { changes } = s.loop;
   await openReplays(s, deps);
+  s.loop.replaysAsOf = changes;
 }
 
 /** One that waits, or was tried in vain, and that somebody wants now. */

@@ -109,6 +109,9 @@ type Loop = {
   phase: 'running' | 'stopping' | 'deleted' | 'fenced';
   /** Replays or resends were asked for, or taken back. */
   isStale: boolean;
+  /** How often others have changed it, and of how many of that the replays are known: one may have been taken back. */
+  changes: number;
+  replaysAsOf: number;
   /** Between two rounds. */
   readonly waker: Waker;
   /** Cuts what is under way. */

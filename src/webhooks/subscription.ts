@@ -47,6 +47,7 @@ export async function runSubscription(
     wake: () => s.loop.waker.wake(),
     reload(next, secrets) {
       s.loop.isStale = true;
+      s.loop.changes += 1;
       if (next === null) s.loop.phase = s.loop.phase === 'running' ? 'deleted' : s.loop.phase;
       // What the worker decided itself is newer than a read model that is behind; and of two reloads the one that was
       // read first may come last, with secrets of its time.

@@ -144,6 +144,18 @@ function aRetry(position: number) {
     ...{ state: 'retrying', is_sending: false, last_outcome: null },
   };
 }
+const aReplay = (until: bigint) => ({
+  ...{ id: '7', webhook_id: String(A_ROW.id), after_position: '0', until_position: String(until) },
+  ...{
+    event_types: null,
+    state: 'running',
+    position: '0',
+    sent_to: '0',
+    delivered: '0',
+    failed: '0',
+  },
+  ...{ created_at: A_ROW.createdAt, ended_at: null },
+});
 const isSettle = ({ text }: Asked) => text.includes('as moved from moved');
 
 describe('a subscription that is stopped', () => {
@@ -278,6 +290,36 @@ describe('a subscription whose lease has lapsed, and is held again', () => {
     lapses += 1;
     for (const post of posts.splice(0)) post.answer(200);
     await eventually(() => expect(posts).toHaveLength(SLOTS));
+    for (const post of posts) post.answer(200);
+    await one.stop();
+  });
+});
+
+describe('a replay that is cancelled', () => {
+  it('begins nothing more once that is known, also before it was looked up what is left', async () => {
+    const until = BigInt(SLOTS);
+    let replays: object[] = [aReplay(until)];
+    let look = (): void => undefined;
+    let looking: Promise<null> | null = null;
+    const { deps, posts, happen } = handMadeDeliveries((asked) => {
+      if (asked.text.includes('from webhook_replays')) return replays;
+      return isRetries(asked) ? looking : null;
+    });
+    await happen(SLOTS);
+    const place = { ...A_CURSOR.place, position: until, sequence: SLOTS, sentTo: until };
+    const one = await runSubscription(deps, { ...A_CURSOR, place }, A_ROW);
+    one.reload(A_ROW, secretsNamed(OLD));
+    await eventually(() => expect(posts.length).toBeGreaterThan(1));
+    const begun = posts.length;
+    replays = [];
+    looking = new Promise((resolve) => {
+      look = () => resolve(null);
+    });
+    one.reload(A_ROW, secretsNamed(OLD));
+    posts[0]?.answer(200);
+    await eventually(() => expect(one.status().inFlight).toBe(begun - 1));
+    expect(posts).toHaveLength(begun);
+    look();
     for (const post of posts) post.answer(200);
     await one.stop();
   });
