@@ -82,10 +82,16 @@ export function dropCopies(pool: pg.Pool, projection: Projection): Promise<reado
   });
 }
 
-/** Drops copies that nothing has been done to for a week. */
+/** Drops copies that nothing has been done to for a week, and that nobody is using now. */
 export async function dropStaleCopies(pool: pg.Pool, now: Date): Promise<void> {
-  for (const stale of await findStaleCopies(pool, new Date(now.getTime() - KEPT_MS))) {
-    await inTransaction(pool, (db) => dropCopy(db, stale));
+  const before = new Date(now.getTime() - KEPT_MS);
+  const names = new Set((await findStaleCopies(pool, before)).map(({ name }) => name));
+  for (const name of names) {
+    await doAlone(pool, { lock: LOCKS.rebuild, name, patienceMs: 0 }, async () => {
+      // Whoever had the lock before may have used one, or put another in its place.
+      const stale = (await findStaleCopies(pool, before)).filter((copy) => copy.name === name);
+      for (const copy of stale) await inTransaction(pool, (db) => dropCopy(db, copy));
+    });
   }
 }
 

@@ -17,6 +17,7 @@ import {
 import { RebuildRefused } from '../../src/projections/rebuild-refused.ts';
 import { createDatabase, type TestDatabase } from '../support/database.ts';
 import { anEvent } from '../support/events.ts';
+import { holdQueries } from '../support/hold.ts';
 import { untilBlocked } from '../support/lock-waits.ts';
 import { caughtUp, gate, openGates, silent } from '../support/projecting.ts';
 import { makeTally, tally } from '../support/tally.ts';
@@ -492,6 +493,36 @@ describe('what is left', () => {
     await dropStaleCopies(pool, inDays(8));
     expect(await copies()).toEqual([]);
     expect(await oidOf('previous_tally.tally')).toEqual([{ oid: null }]);
+  });
+
+  it('is not dropped after a week when it came to be of use, and was replaced, in that moment', async () => {
+    await append(20);
+    await run();
+    await rebuild();
+    const oid = await oidOf();
+    const found = holdQueries(pool, /from projection_copies where updated_at/, async () => {
+      await rollBackProjection({ pool, log }, tally());
+    });
+    await admin.query("update projection_copies set updated_at = now() - interval '8 days'");
+    const dropping = dropStaleCopies(pool, new Date());
+    await found.reached;
+    found.release();
+    await dropping;
+    expect(await copies()).toEqual([{ kind: 'previous', version: 1, position: 20n }]);
+    expect(await oidOf('previous_tally.tally')).toEqual(oid);
+  });
+
+  it('is not dropped after a week while it is being folded on', async () => {
+    await append(20);
+    await run();
+    await expect(rebuild({ onProgress: cutAt(10n), pageEvents: 10 })).rejects.toThrow(Cut);
+    await admin.query("update projection_copies set updated_at = now() - interval '8 days'");
+    const { pass, open, reached } = gate();
+    const rebuilding = rebuild({ projection: tally({ around: pass }), pageEvents: 10 });
+    await reached;
+    await dropStaleCopies(pool, new Date());
+    open();
+    expect(await rebuilding).toEqual({ position: 20n, differences: [] });
   });
 });
 
