@@ -15,14 +15,12 @@ export async function saveWebhookSecret(
   subject: string,
   { fingerprint, sealed }: SealedSecret,
 ): Promise<Buffer> {
-  await pool.query(
-    `insert into credentials (subject, kind, lookup, sealed) values ($1, 'webhook', $2, $3)
-     on conflict do nothing`,
-    [subject, fingerprint, sealed],
-  );
+  // One that has signed before is new again: it is not to be swept before the event names it.
   const { rows } = await pool.query<{ sealed: Buffer }>(
-    `select sealed from credentials where subject = $1 and kind = 'webhook' and lookup = $2`,
-    [subject, fingerprint],
+    `insert into credentials (subject, kind, lookup, sealed) values ($1, 'webhook', $2, $3)
+     on conflict (subject, kind, lookup) do update set created_at = now()
+     returning sealed`,
+    [subject, fingerprint, sealed],
   );
   return rows[0]?.sealed ?? sealed;
 }
