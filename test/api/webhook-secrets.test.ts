@@ -9,6 +9,7 @@ import {
   type TestGateway,
   testClock,
 } from '../support/gateway.ts';
+import { holdAppends, recordsType } from '../support/hold.ts';
 import { allSince, headOf, recording } from '../support/recorded.ts';
 import {
   LOOPBACK,
@@ -396,6 +397,24 @@ describe('secrets that sign no more', () => {
     ]);
     const known = data.secrets.map(({ fingerprint }: { fingerprint: string }) => fingerprint);
     expect(known).toEqual(expect.arrayContaining(rows.map(({ lookup }) => lookup)));
+  });
+
+  it('are not swept while one of them is taken to sign again', async () => {
+    const secret = aSecret();
+    const { id } = await make({ enabled: false, secret });
+    await rotate(id, { grace_seconds: 0 });
+    const { pool } = t.database;
+    await pool.query("update credentials set created_at = now() - interval '2 hours'");
+    const held = holdAppends(t.gateway.context.log, recordsType('webhook.secret_rotated'));
+    const back = rotate(id, { grace_seconds: 0, secret });
+    await held.reached;
+    await sweepWebhookSecrets(pool, clock.now());
+    held.release();
+    const { data } = (await back).reply.body;
+    const { rows } = await pool.query('select lookup from credentials where subject = $1', [
+      `webhook:${id}`,
+    ]);
+    expect(rows.map(({ lookup }) => lookup)).toContain(data.secrets[0].fingerprint);
   });
 });
 
