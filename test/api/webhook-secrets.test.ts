@@ -1,5 +1,6 @@
 import { randomBytes, randomUUID } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { openClient } from '../../src/db/pool.ts';
 import { sweepWebhookSecrets } from '../../src/db/webhook-secrets.ts';
 import { DomainError } from '../../src/domain/errors.ts';
 import {
@@ -363,6 +364,22 @@ describe('a rotation that could not be recorded', () => {
     const again = await rotate(id, { secret }, options);
     expect(told(again.reply)).toEqual([201, null]);
     expect(again.reply.body.data.secrets).toHaveLength(2);
+  });
+});
+
+describe('a secret that signs before the read model has it', () => {
+  it('202: is told, since no other answer ever will', async () => {
+    const { id } = await make({ enabled: false });
+    const admin = openClient({ url: t.database.url, role: null });
+    await admin.connect();
+    await admin.query('begin');
+    await admin.query(`select from projection_checkpoints where name = 'webhooks' for update`);
+    const secret = aSecret();
+    const { reply } = await rotate(id, { secret });
+    await admin.end();
+    expect([reply.status, reply.body.data.secret]).toEqual([202, secret]);
+    const secrets = async () => (await t.send('GET', `/webhooks/${id}`)).body.data.secrets;
+    await expect.poll(secrets).toHaveLength(2);
   });
 });
 

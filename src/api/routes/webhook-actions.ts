@@ -1,5 +1,6 @@
 import { toTimestamp } from '../../clock.ts';
-import type { WebhookCommand } from '../../domain/webhook.ts';
+import { type WebhookCommand, webhook, webhookTarget } from '../../domain/webhook.ts';
+import { readState } from '../../eventlog/handle-command.ts';
 import { route } from '../route.ts';
 import { Instant } from '../schemas.ts';
 import { findVisibleWebhook, tag, WebhookParams, write } from '../webhook-access.ts';
@@ -118,8 +119,10 @@ const rotateSecret = route({
       graceUntil: body.grace_seconds === 0 ? null : toTimestamp(grace),
       now: toTimestamp(now),
     });
-    // Of a request that is run again, the first run's secret signs, and nobody was told it.
-    const isOwn = answer.data.secrets.some((one) => one.fingerprint === fingerprint);
+    // Of a request that is run again, the first run's secret signs, and nobody was told it. The read model may be
+    // behind, and a secret is told now or never.
+    const { state } = await readState(context.log, webhook, webhookTarget(row).stream);
+    const isOwn = state.secrets.some((one) => one.fingerprint === fingerprint);
     return showSecret(answer, { secret: isOwn ? secret : null, status: answer.status ?? 201 });
   },
 });
