@@ -71,13 +71,21 @@ const ITEM_WAIT_MS = 60_000;
 export function startQuarantineJobs(deps: Deps): JobRunner {
   const abort = new AbortController();
   const waker = createWaker();
+  // Each has turns of its own: a job whose messages wait keeps no other waiting.
+  const running = new Map<string, Promise<void>>();
+  const run = (job: JobRow<BulkRequest>) =>
+    runJob(deps, job, abort.signal).finally(() => {
+      running.delete(job.id);
+      waker.wake();
+    });
   const looking = (async () => {
     while (!abort.signal.aborted) {
       const news = waker.listen();
       const jobs = await findOpenJobs<BulkRequest>(deps.pool, JOBS_AT_ONCE).catch(() => []);
-      await Promise.all(jobs.map((job) => runJob(deps, job, abort.signal)));
-      if (jobs.length === 0) await news.within(LOOK_MS);
+      for (const job of jobs) if (!running.has(job.id)) running.set(job.id, run(job));
+      await news.within(LOOK_MS);
     }
+    await Promise.all(running.values());
   })();
   return {
     wake: waker.wake,

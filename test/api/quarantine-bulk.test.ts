@@ -194,6 +194,17 @@ describe('POST /mail/quarantine/bulk', () => {
     expect((await ended(reply.body.data.job_id)).counts).toEqual({ discarded: 1 });
   });
 
+  it('does not wait for another job whose messages wait', async () => {
+    const [slow, quick] = [await holdMany(20), await holdMany(1)];
+    const open = shut();
+    const { job_id: first } = (await begin({ action: 'release', ids: slow })).body.data;
+    await expect.poll(() => statesOf(slow), { timeout: 10_000 }).toContain('release_requested');
+    expect((await run({ action: 'discard', ids: quick })).counts).toEqual({ discarded: 1 });
+    expect((await jobOf(first)).ended_at).toBeNull();
+    open();
+    expect((await ended(first)).counts).toEqual({ released: 20 });
+  });
+
   it('is on the record from request to end under one correlation', async () => {
     const ids = await holdMany(2);
     const before = await headOf(t);
