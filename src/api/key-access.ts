@@ -1,6 +1,7 @@
 import { isNarrowed, type Principal, sees } from '../domain/access.ts';
-import { apiKeyStream } from '../domain/api-key.ts';
+import { type ApiKey, apiKeyStream } from '../domain/api-key.ts';
 import { DomainError } from '../domain/errors.ts';
+import type { Handled } from '../eventlog/handle-command.ts';
 import { type ApiKeyRow, findApiKey, type KeySelection } from '../projections/api-keys.ts';
 import type { Context } from './context.ts';
 import { type KeyView, type NewKeyView, viewKeys } from './key-view.ts';
@@ -23,6 +24,24 @@ export async function answerWith(
   const [view] = await viewKeys(context, [row]);
   if (view === undefined) throw new Error('a key without a view');
   return { data: view, revision: row.revision, subject: `api_key:${row.id}` };
+}
+
+/** A key as it is after a command, where its row is behind. */
+export function rowAfter(
+  { liveKeys }: Context,
+  row: ApiKeyRow,
+  { state, revision, recordedAt }: Handled<ApiKey>,
+): ApiKeyRow {
+  const live = liveKeys.find(row.id);
+  return {
+    ...row,
+    revision,
+    status: state.status === 'absent' ? row.status : state.status,
+    rateLimitPerMinute: state.rateLimitPerMinute,
+    expiresAt: state.expiresAt,
+    allowedCidrs: live === null ? row.allowedCidrs : live.principal.allowedCidrs,
+    revokedAt: state.status === 'revoked' ? (row.revokedAt ?? recordedAt) : row.revokedAt,
+  };
 }
 
 /** A key that this caller may know of; anybody else's is not there. */

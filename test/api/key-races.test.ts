@@ -78,6 +78,29 @@ describe('DELETE of a key while it is rotated', () => {
   });
 });
 
+describe('a key whose row is behind', () => {
+  it('200: is answered as it is, and not as it was', async () => {
+    const { id } = await t.createKey();
+    const admin = openClient({ url: t.database.url, role: null });
+    await admin.connect();
+    await admin.query('begin');
+    await admin.query(`select from projection_checkpoints where name = 'api_keys' for update`);
+    const body = { rate_limit_per_minute: 7, allowed_cidrs: ['192.0.2.0/24'], name: 'as it is' };
+    const changed = await t.send('PATCH', pathOf(id), { body });
+    const revoked = await t.send('POST', `${pathOf(id)}/revoke`);
+    await admin.end();
+    expect([changed.status, revoked.status]).toEqual([200, 200]);
+    expect(changed.body.data).toMatchObject({ ...body, status: 'active' });
+    expect(changed.headers.get('etag')).toBe('"1"');
+    expect(revoked.body.data).toMatchObject({ ...body, status: 'revoked' });
+    expect(revoked.body.data.revoked_at).not.toBeNull();
+    expect(revoked.headers.get('etag')).toBe('"2"');
+    await settled();
+    const { data } = (await t.send('GET', pathOf(id))).body;
+    expect(revoked.body.data).toEqual({ ...data, rate_limit: expect.anything() });
+  });
+});
+
 describe('PATCH of a key while it is rotated', () => {
   it.each([
     ['409', 'state_conflict', {}],

@@ -17,6 +17,7 @@ import {
   answerWithNew,
   findVisibleKey,
   requireNotExpired,
+  rowAfter,
   selectionOf,
   targetOf,
 } from '../key-access.ts';
@@ -258,19 +259,21 @@ async function command(
   row: ApiKeyRow,
   apiKeyCommand: ApiKeyCommand,
 ): Promise<Answer<z.input<typeof KeyView>>> {
-  const { position } = await handleCommand(context.log, apiKey, {
+  const handled = await handleCommand(context.log, apiKey, {
     ...targetOf(row),
     command: apiKeyCommand,
     meta: call.meta,
     commandId: call.commandId,
     ifRevision: call.ifMatch,
   });
-  if (position !== null) {
+  if (handled.position !== null) {
     // Memory first: from here on the key is what the log says, whatever the read model is at.
     await context.liveKeys.changed(row.id);
-    await context.projector.caughtUp(position, ['api_keys']);
+    await context.projector.caughtUp(handled.position, ['api_keys']);
   }
-  return answerWith(context, (await findApiKey(context.pool, row.id)) ?? row);
+  const found = (await findApiKey(context.pool, row.id)) ?? row;
+  const isBehind = found.revision < handled.revision;
+  return answerWith(context, isBehind ? rowAfter(context, found, handled) : found);
 }
 
 async function resolveMailDomain(
