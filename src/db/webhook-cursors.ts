@@ -44,7 +44,7 @@ export type Settlement = Readonly<{
   breaker: object;
   quietUntil: Date | null;
   attempts: readonly Attempt[];
-  /** Retries that are over, unless somebody has asked for them since. */
+  /** Retries that are over, unless somebody has asked for them since; whoever asks for a parked one has it retried. */
   done: readonly Readonly<{ position: bigint; askedAt: Date | null }>[];
   kept: readonly RetryRow[];
   replays: readonly ReplayProgress[];
@@ -71,7 +71,7 @@ const SETTLE = `
     delete from webhook_retries r using moved m
       , unnest($10::bigint[], $28::timestamptz[]) d (position, asked_at)
     where r.webhook_id = m.webhook_id and r.position = d.position
-      and r.asked_at is not distinct from d.asked_at
+      and (r.state = 'parked' or r.asked_at is not distinct from d.asked_at)
   ), kept as (
     insert into webhook_retries (webhook_id, position, event_id, key, epoch, sequence, tries, due_at,
       first_failed_at, last_outcome, state, is_sending, asked_at)

@@ -457,6 +457,14 @@ describe('POST /webhooks/{id}/deliveries/{event_id}/resend', () => {
       (found) => expect(found).toMatchObject([{ event_id, tries: 1 }]),
     );
     expect(await attemptsOf(id, event_id)).toHaveLength(2);
+    // That it was once asked for does not keep it parked when it arrives by a replay.
+    receiver.behave(() => ({}));
+    const body = { from: 'earliest', reason: 'mended' };
+    expect((await t.send('POST', `/webhooks/${id}/replays`, { body })).status).toBe(202);
+    await eventually(
+      () => look(t, id, '/parked'),
+      (found) => expect(found).toEqual([]),
+    );
   });
 
   it('202: one from before it began, which has no number', async () => {
