@@ -1,4 +1,4 @@
-import { secretFingerprint } from '../../dist/secrets.js';
+import { secretFingerprint } from '../../dist/secret-text.js';
 import { insertPosition, now, openMeter, walSince } from './webhook-place.js';
 
 const DELIVERED_MS_MAX = 180_000;
