@@ -1,4 +1,5 @@
 import {
+  type Webhook,
   type WebhookCommand,
   type WebhookNote,
   webhook,
@@ -6,7 +7,7 @@ import {
   webhookTarget,
 } from '../domain/webhook.ts';
 import type { Position } from '../eventlog/eventlog.ts';
-import { handleCommand, toAppend } from '../eventlog/handle-command.ts';
+import { type Handled, handleCommand, toAppend } from '../eventlog/handle-command.ts';
 import { findWebhook, type WebhookRow } from '../projections/webhooks.ts';
 import type { Context } from './context.ts';
 import type { Answer, Call } from './route.ts';
@@ -59,6 +60,31 @@ export async function answerWithWebhook(context: Context, row: WebhookRow): Prom
   if (data === undefined) throw new Error('a webhook without a view');
   return { data, revision: row.revision, subject: `webhook:${row.id}` };
 }
+
+type Creation = Extract<WebhookCommand, { type: 'CreateWebhook' }>;
+
+/** A subscription that was just made, where its row is behind: its secret is told now or never. */
+export const rowAsMade = (
+  { id, mailDomain }: Pick<WebhookRow, 'id' | 'mailDomain'>,
+  { data, told }: Creation,
+  { position, revision, recordedAt }: Handled<Webhook>,
+): WebhookRow => ({
+  ...{ id, mailDomain, revision, ordering: data.ordering, ...told },
+  status: data.enabled ? 'active' : 'paused',
+  cause: null,
+  epochs: [
+    {
+      epoch: 1,
+      after: BigInt(data.start_after ?? position ?? 0n),
+      eventTypes: data.event_types,
+      skips: false,
+    },
+  ],
+  secrets: [{ fingerprint: data.secret, until: null }],
+  failingSince: null,
+  createdAt: recordedAt ?? '',
+  updatedAt: recordedAt ?? '',
+});
 
 /** True when a change is in the read model, and known to whoever delivers. */
 export async function awaitEffect(

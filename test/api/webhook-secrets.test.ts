@@ -370,17 +370,40 @@ describe('a rotation that could not be recorded', () => {
 describe('a secret that signs before the read model has it', () => {
   it('202: is told, since no other answer ever will', async () => {
     const { id } = await make({ enabled: false });
-    const admin = openClient({ url: t.database.url, role: null });
-    await admin.connect();
-    await admin.query('begin');
-    await admin.query(`select from projection_checkpoints where name = 'webhooks' for update`);
+    const letGo = await holdReadModel();
     const secret = aSecret();
     const { reply } = await rotate(id, { secret });
-    await admin.end();
+    await letGo();
     expect([reply.status, reply.body.data.secret]).toEqual([202, secret]);
     const secrets = async () => (await t.send('GET', `/webhooks/${id}`)).body.data.secrets;
     await expect.poll(secrets).toHaveLength(2);
   });
+
+  it('202: is told with the webhook that it was made with, as that is in the end', async () => {
+    const letGo = await holdReadModel();
+    const secret = aSecret();
+    const body = {
+      ...{ url: `${receiver.url}/behind`, description: 'new', enabled: false, secret },
+      ...{ event_types: ['mail_domain.created'], start: 'earliest' },
+    };
+    const { status, body: answer } = await t.send('POST', '/webhooks', { body });
+    await letGo();
+    const { secret: told, ...shown } = answer.data;
+    expect([status, told]).toEqual([202, secret]);
+    const path = `/webhooks/${shown.id}`;
+    await expect.poll(async () => (await t.send('GET', path)).status).toBe(200);
+    expect((await t.send('GET', path)).body.data).toEqual(shown);
+    await t.send('DELETE', path);
+  });
+
+  /** From here on the read model stays where it is, until it is let go. */
+  async function holdReadModel(): Promise<() => Promise<void>> {
+    const admin = openClient({ url: t.database.url, role: null });
+    await admin.connect();
+    await admin.query('begin');
+    await admin.query(`select from projection_checkpoints where name = 'webhooks' for update`);
+    return () => admin.end();
+  }
 });
 
 describe('secrets that sign no more', () => {

@@ -25,6 +25,7 @@ import {
   answerWithWebhook,
   awaitEffect,
   commandAsCaller,
+  rowAsMade,
   type WebhookAnswer,
 } from '../webhook-commands.ts';
 import { GivenSecret, keepSecret, requireSecret, showSecret } from '../webhook-secrets.ts';
@@ -210,20 +211,22 @@ async function createWebhook(
   }
   const id = await nextId(context.pool, 'webhook');
   const { secret, fingerprint } = await keepSecret(context, id, body.secret ?? null);
-  const handled = await handleCommand(context.log, webhook, {
-    ...webhookTarget({ id, mailDomain }),
-    command: {
-      type: 'CreateWebhook',
-      data: {
-        event_types: body.event_types,
-        ordering: body.ordering,
-        mail_domain: mailDomain === null ? null : String(mailDomain),
-        start_after: startAfter === null ? null : String(startAfter),
-        enabled: body.enabled,
-        secret: fingerprint,
-      },
-      told: { url: body.url, description: body.description ?? null },
+  const command = {
+    type: 'CreateWebhook',
+    data: {
+      event_types: body.event_types,
+      ordering: body.ordering,
+      mail_domain: mailDomain === null ? null : String(mailDomain),
+      start_after: startAfter === null ? null : String(startAfter),
+      enabled: body.enabled,
+      secret: fingerprint,
     },
+    told: { url: body.url, description: body.description ?? null },
+  } as const;
+  const target = webhookTarget({ id, mailDomain });
+  const handled = await handleCommand(context.log, webhook, {
+    ...target,
+    command,
     meta,
     commandId,
   });
@@ -232,7 +235,8 @@ async function createWebhook(
   if (before !== null) await eraseCredentials(context.pool, `webhook:${id}`);
   const madeId = before === null ? id : Number(before.resource.id);
   const isDone = await awaitEffect(context, madeId, handled.position ?? 0n);
-  const row = await findWebhook(context.pool, madeId);
+  const own = before === null ? rowAsMade({ id, mailDomain }, command, handled) : null;
+  const row = (await findWebhook(context.pool, madeId)) ?? own;
   if (row === null) throw new DomainError('unavailable', 'It was made; look for it in the list.');
   return showSecret(await answerWithWebhook(context, row), {
     secret: before === null ? secret : null,
