@@ -346,7 +346,7 @@ describe('what a key may (8.2.1, 8.2.2, 8.4.1)', () => {
       if (reply.status === 403) await expectForbidden(reply, route, caller.id);
       if (reply.status === 404)
         expect(reply.text).toBe((await askForNothing(route, caller.key)).text);
-      if (reply.status >= 400 && route.method !== 'get') await expectUntouched(target);
+      if (reply.status >= 400) await expectUntouched(target);
     },
   );
 });
