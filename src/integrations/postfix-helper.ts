@@ -76,19 +76,14 @@ export function connectPostfixHelper({ socket, askMs = ASK_MS }: HelperOptions):
     async *read(verb, lines) {
       const giveBack = await readers.take('read', FIRST_BYTE_MS);
       if (giveBack === null) throw new HelperUnavailableError('has too many readers');
-      let isOver = false;
-      const giveBackOnce = () => {
-        if (!isOver) giveBack();
-        isOver = true;
-      };
       // The helper is let go by then, also where nobody comes back for the rest.
-      const timer = setTimeout(giveBackOnce, READ_MS);
+      const timer = setTimeout(giveBack, READ_MS);
       try {
         const answer = answerOf(socket, requestOf(verb, lines), READ_MS, FIRST_BYTE_MS);
         return yield* unlessRefused(verb, answer);
       } finally {
         clearTimeout(timer);
-        giveBackOnce();
+        giveBack();
       }
     },
     async ask(verb, lines = []) {

@@ -1,7 +1,7 @@
 /** Work that is under way at once, bounded in all and for each key. */
 export type Turns = Readonly<{
   /**
-   * Resolves to how the turn is given back; null when there was none within so long. `waitMs` null: waits for as long
+   * Resolves to how the turn is given back, where more than once is as once; null when there was none within so long. `waitMs` null: waits for as long
    * as it takes. First come, first served, but for those whose key has no room: they keep nobody else waiting.
    */
   take: (key: string, waitMs: number | null) => Promise<(() => void) | null>;
@@ -27,7 +27,11 @@ export function createTurns({
   function begin(key: string): () => void {
     taken += 1;
     takenBy.set(key, (takenBy.get(key) ?? 0) + 1);
-    return () => giveBack(key);
+    let isOver = false;
+    return () => {
+      if (!isOver) giveBack(key);
+      isOver = true;
+    };
   }
   function giveBack(key: string): void {
     taken -= 1;
