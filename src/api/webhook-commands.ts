@@ -67,7 +67,7 @@ type Creation = Extract<WebhookCommand, { type: 'CreateWebhook' }>;
 export const rowAsMade = (
   { id, mailDomain }: Pick<WebhookRow, 'id' | 'mailDomain'>,
   { data, told }: Creation,
-  { position, revision, recordedAt }: Handled<Webhook>,
+  { state, position, revision, recordedAt }: Handled<Webhook>,
 ): WebhookRow => ({
   ...{ id, mailDomain, revision, ordering: data.ordering, ...told },
   status: data.enabled ? 'active' : 'paused',
@@ -80,7 +80,7 @@ export const rowAsMade = (
       skips: false,
     },
   ],
-  secrets: [{ fingerprint: data.secret, until: null }],
+  secrets: state.secrets,
   failingSince: null,
   createdAt: recordedAt ?? '',
   updatedAt: recordedAt ?? '',

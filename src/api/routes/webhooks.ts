@@ -223,9 +223,8 @@ async function createWebhook(
     },
     told: { url: body.url, description: body.description ?? null },
   } as const;
-  const target = webhookTarget({ id, mailDomain });
   const handled = await handleCommand(context.log, webhook, {
-    ...target,
+    ...webhookTarget({ id, mailDomain }),
     command,
     meta,
     commandId,
