@@ -1,27 +1,12 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { issueKey } from '../../src/api/key-issuing.ts';
-import { apiKey, apiKeyStream } from '../../src/domain/api-key.ts';
 import type { EventLog } from '../../src/eventlog/eventlog.ts';
-import { handleCommand, newCommandId } from '../../src/eventlog/handle-command.ts';
 import { followKeys } from '../../src/integrations/key-follower.ts';
 import { type LiveKeys, loadLiveKeys } from '../../src/projections/live-keys.ts';
-import { deriveSecrets } from '../../src/secrets.ts';
 import { createDatabase, type TestDatabase } from '../support/database.ts';
-import { meta } from '../support/events.ts';
+import { makeKey, revokeKey, secrets } from '../support/live-keys.ts';
 
-const secrets = deriveSecrets(Buffer.alloc(32, 7));
 const silent = { warn: () => undefined };
-const wanted = {
-  name: 'x',
-  scope: 'read-only',
-  mailDomain: null,
-  rateLimitPerMinute: 100,
-  expiresAt: null,
-  allowedCidrs: null,
-  owner: { type: 'system', id: 'cli' },
-  predecessor: null,
-} as const;
 
 describe('followKeys', () => {
   let database: TestDatabase;
@@ -36,20 +21,6 @@ describe('followKeys', () => {
   afterAll(() => database.drop());
 
   const load = () => loadLiveKeys({ pool: database.pool, log, secrets, nowMs: Date.now });
-  const create = async (by: EventLog) => {
-    const deps = { pool: database.pool, log: by, secrets };
-    const { id, secret } = await issueKey(deps, wanted, { meta, commandId: newCommandId() });
-    return { id, secret: secret ?? '' };
-  };
-  const revoke = (by: EventLog, id: number) =>
-    handleCommand(by, apiKey, {
-      stream: apiKeyStream(id),
-      resource: { type: 'api_key', id: String(id) },
-      mailDomains: [],
-      command: { type: 'RevokeApiKey', reason: null },
-      meta,
-      commandId: newCommandId(),
-    });
   /** About a second, and as much again for a test machine that stutters. */
   const soon = (isSo: () => boolean) =>
     expect.poll(isSo, { timeout: 3_000, interval: 20 }).toBe(true);
@@ -57,16 +28,16 @@ describe('followKeys', () => {
   it('lets in a key that another client made, and refuses it once that client revoked it', async () => {
     const liveKeys = await load();
     const follower = followKeys({ log, liveKeys, logger: silent }, (await log.head()).position);
-    const { id, secret } = await create(elsewhere);
+    const { id, secret } = await makeKey(database, elsewhere);
     await soon(() => liveKeys.verify(secret, Date.now()).refusal === null);
-    await revoke(elsewhere, id);
+    await revokeKey(elsewhere, id);
     await soon(() => liveKeys.verify(secret, Date.now()).refusal === 'revoked');
     await follower.stop();
   });
 
   it('knows nothing of it without the follower', async () => {
     const liveKeys = await load();
-    const { secret } = await create(elsewhere);
+    const { secret } = await makeKey(database, elsewhere);
     await sleep(500);
     expect(liveKeys.verify(secret, Date.now()).refusal).toBe('unknown');
   });
@@ -82,10 +53,10 @@ describe('followKeys', () => {
       },
     };
     const { position } = await log.head();
-    const own = await create(log);
+    const own = await makeKey(database, log);
     await liveKeys.changed(own.id);
     const follower = followKeys({ log, liveKeys: counting, logger: silent }, position);
-    const foreign = await create(elsewhere);
+    const foreign = await makeKey(database, elsewhere);
     await soon(() => asked.length > 0);
     expect(asked).toEqual([foreign.id]);
     await follower.stop();
@@ -94,7 +65,7 @@ describe('followKeys', () => {
   it('goes on behind what could not be read, with the key that could', async () => {
     const liveKeys = await load();
     const warned: string[] = [];
-    const broken = await create(log);
+    const broken = await makeKey(database, log);
     const failing: Pick<LiveKeys, 'find' | 'changed'> = {
       find: liveKeys.find,
       changed: (id) =>
@@ -102,7 +73,7 @@ describe('followKeys', () => {
     };
     const logger = { warn: (_fields: object, message: string) => void warned.push(message) };
     const follower = followKeys({ log, liveKeys: failing, logger }, 0n);
-    const { secret } = await create(elsewhere);
+    const { secret } = await makeKey(database, elsewhere);
     await soon(() => liveKeys.verify(secret, Date.now()).refusal === null);
     expect(warned).toEqual(['a key cannot be read']);
     await follower.stop();
@@ -120,7 +91,7 @@ describe('followKeys', () => {
     };
     const { position } = await log.head();
     const follower = followKeys({ log: shaky, liveKeys, logger: silent }, position);
-    const { secret } = await create(elsewhere);
+    const { secret } = await makeKey(database, elsewhere);
     await soon(() => liveKeys.verify(secret, Date.now()).refusal === null);
     await follower.stop();
   });

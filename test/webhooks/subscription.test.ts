@@ -47,6 +47,16 @@ async function runCreated(deps: DeliveryDeps): Promise<Subscription> {
   return one;
 }
 
+/** One that was created and has a post under way. */
+async function onePosting() {
+  const { deps, posts, happen } = handMadeDeliveries();
+  const one = await runCreated(deps);
+  await happen(1);
+  one.wake();
+  await eventually(() => expect(posts).toHaveLength(1));
+  return { deps, posts, one };
+}
+
 describe('a subscription that is set anew', () => {
   it('signs with the newest secret, also when an older reading of it ends last', async () => {
     const { deps, posts, happen } = handMadeDeliveries();
@@ -98,11 +108,7 @@ describe('a subscription that is set anew', () => {
   });
 
   it('is not disabled for what was known of its former URL, when it is changed meanwhile', async () => {
-    const { deps, posts, happen } = handMadeDeliveries();
-    const one = await runCreated(deps);
-    await happen(1);
-    one.wake();
-    await eventually(() => expect(posts).toHaveLength(1));
+    const { deps, posts, one } = await onePosting();
     const held = holdAppends(deps.log, recordsType('webhook.disabled'));
     posts.splice(0)[0]?.answer(410);
     await held.reached;
@@ -116,11 +122,7 @@ describe('a subscription that is set anew', () => {
   });
 
   it('goes on when it is enabled before its sender has the answer that it was disabled', async () => {
-    const { deps, posts, happen } = handMadeDeliveries();
-    const one = await runCreated(deps);
-    await happen(1);
-    one.wake();
-    await eventually(() => expect(posts).toHaveLength(1));
+    const { deps, posts, one } = await onePosting();
     const answers = holdAnswers(deps.log, recordsType('webhook.disabled'));
     posts.splice(0)[0]?.answer(410);
     await answers.reached;
